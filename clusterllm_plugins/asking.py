@@ -1,0 +1,292 @@
+"""The asking session: it owns threads, retries, caps, redaction and the store.
+
+In: questions. Out: one answer each, in order. An answer is looked for among the known ones, in the plugins'
+caches and in the store before the oracle is asked; each new one is committed before its thread takes another
+question. Oracles only turn a question into an answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+
+from clusterllm_plugins.budget import NOT_ASKED, Budget, QuestionCap
+from clusterllm_plugins.errors import ClusterLLMError
+from clusterllm_plugins.plugins import Plugins
+from clusterllm_plugins.progress import Bar
+from clusterllm_plugins.protocols import Oracle, Vectors, has_methods, optional
+from clusterllm_plugins.questions import Answer, OracleError, Question, Usage
+from clusterllm_plugins.redaction import Redaction
+from clusterllm_plugins.store import AnswerStore
+
+log = logging.getLogger(__name__)
+
+DEFAULT_MAX_RETRIES = 5
+FIRST_WAIT = 0.5  # seconds before the first retry at most; doubled each time
+LONGEST_WAIT = 60.0  # seconds
+
+
+@dataclass
+class Tally:
+    """Where the answers of a session came from."""
+
+    asked: int = 0
+    recalled: int = 0
+    known: int = 0
+    abstained: int = 0
+    failed: int = 0
+    refused: int = 0  # not asked since a cap was reached
+
+    def to_dict(self) -> dict[str, int]:
+        """Return the counts by name."""
+        return dict(vars(self))
+
+
+@dataclass
+class _Work:
+    """A distinct question that must be asked, and where its answer goes."""
+
+    question: Question
+    places: list[int] = field(default_factory=list)
+
+
+class Session:
+    """Asks one oracle.
+
+    Args:
+        oracle: Who is asked.
+        plugins: Whose hooks recall, observe and price answers.
+        store: Where answers are kept.
+        redaction: What is taken out of each question before anything else sees it.
+        known: Answers that are already had, by :func:`known_key`; they count against no cap.
+        max_tokens: The most tokens that all attempts together may take.
+        max_cost: The most US dollars that all attempts together may cost.
+        progress: Whether to show progress bars.
+        sleep: Waits so many seconds; replaced in tests.
+
+    Raises:
+        ClusterLLMError: If a cap cannot be kept since the oracle states no worst case or no price.
+    """
+
+    def __init__(
+        self,
+        oracle: Oracle,
+        *,
+        plugins: Plugins,
+        store: AnswerStore,
+        redaction: Redaction | None = None,
+        known: Mapping[str, Answer] | None = None,
+        max_tokens: int | None = None,
+        max_cost: float | None = None,
+        progress: bool = False,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.oracle = oracle
+        self.tally = Tally()
+        self._plugins = plugins
+        self._store = store
+        self._redaction = redaction or Redaction()
+        self._known = dict(known or {})
+        self._budget = Budget(oracle, self._price, max_tokens, max_cost)
+        self._progress = progress
+        self._sleep = sleep
+        self._with_indices = bool(optional(oracle, "uses_indices", False))
+        self._fingerprint = oracle.fingerprint
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self.transcript: list[tuple[Question, Answer]] = []  # what was asked or recalled, in order
+        self._reported: set[str] = set()
+        self._jitter = random.Random()
+
+    @property
+    def usage(self) -> Usage:
+        """What all new answers so far took."""
+        return self._budget.usage
+
+    def prepare(self, texts: Sequence[str], embeddings: Vectors) -> None:
+        """Hand the (redacted) texts and their plain vectors to an oracle that wants them."""
+        if has_methods(self.oracle, "prepare"):
+            self.oracle.prepare(texts, embeddings)  # type: ignore[attr-defined]
+
+    def ask(self, questions: Sequence[Question], cap: QuestionCap, description: str = "asking") -> list[Answer]:
+        """Return an answer for each question; one that the cap does not admit abstains with an error.
+
+        Raises:
+            OracleError: If the oracle says that no question can succeed.
+            ClusterLLMError: If redaction or the store fails.
+        """
+        answers: list[Answer | None] = [None] * len(questions)
+        asked: dict[str, tuple[int, Question]] = {}
+        work: dict[str, _Work] = {}
+        for place, original in enumerate(questions):
+            question = self._redaction.question(original)
+            key = question.canonical(with_indices=True)
+            if (known := self._known.get(known_key(question))) is not None:
+                self.tally.known += 1
+                answers[place] = known
+            elif key in work:
+                work[key].places.append(place)
+            elif not cap.admit(key):
+                self.tally.refused += 1
+                answers[place] = Answer(None, error=f"{NOT_ASKED}: the cap of {cap.limit} questions is reached")
+            else:
+                asked.setdefault(key, (place, question))
+                if (recalled := self._recall(question)) is not None:
+                    self.tally.recalled += 1
+                    answers[place] = recalled
+                else:
+                    work[key] = _Work(question, [place])
+        for item, answer in self._ask_all(list(work.values()), description):
+            for place in item.places:
+                answers[place] = answer
+        done = [answer for answer in answers if answer is not None]
+        assert len(done) == len(questions)
+        transcript = [(question, done[place]) for place, question in asked.values()]
+        self.transcript += [pair for pair in transcript if not (pair[1].error or "").startswith(NOT_ASKED)]
+        return done
+
+    def _recall(self, question: Question) -> Answer | None:
+        try:
+            recalled = self._plugins.hook.recall_answer(question=question, oracle=self.oracle)
+        except Exception as error:
+            self._report_once("recall_answer", error)
+            recalled = None
+        if isinstance(recalled, Answer):
+            return recalled
+        return self._store.get(self._fingerprint, question, with_indices=self._with_indices)
+
+    def _ask_all(self, work: list[_Work], description: str) -> Iterable[tuple[_Work, Answer]]:
+        """Ask every question of ``work`` from the oracle's threads; on any error await what is in flight."""
+        if not work:
+            return []
+        size = max(1, int(optional(self.oracle, "batch_size", 1)))
+        batches = [work[start : start + size] for start in range(0, len(work), size)]
+        threads = max(1, int(optional(self.oracle, "concurrency", 1)))
+        done: list[tuple[_Work, Answer]] = []
+        self._stop.clear()
+        with (
+            Bar(len(work), description, self._progress, unit="question") as bar,
+            ThreadPoolExecutor(min(threads, len(batches)), thread_name_prefix="clusterllm") as pool,
+        ):
+
+            def run(batch: list[_Work]) -> None:
+                for item, answer in self._ask_batch(batch):
+                    with self._lock:
+                        done.append((item, answer))
+                        bar.advance()
+
+            futures = [pool.submit(run, batch) for batch in batches]
+            try:
+                finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
+                for future in finished:
+                    future.result()
+            finally:
+                self._stop.set()
+                pool.shutdown(wait=True, cancel_futures=True)
+        return done
+
+    def _ask_batch(self, batch: list[_Work]) -> Iterable[tuple[_Work, Answer]]:
+        """Yield an answer for each question of a batch, asking again what failed in a retryable way."""
+        left = list(batch)
+        retries = int(optional(self.oracle, "max_retries", DEFAULT_MAX_RETRIES))
+        for attempt in range(retries + 1):
+            refused = self._budget.reserve_all([item.question for item in left])
+            if refused:
+                self.tally.refused += len(left)
+                yield from ((item, Answer(None, error=refused)) for item in left)
+                return
+            try:
+                for answer in self._call([item.question for item in left]):
+                    item = left.pop(0)
+                    yield item, self._keep(item.question, answer)
+                return
+            except OracleError as error:
+                if error.fatal:
+                    raise
+                failure = error
+            if not failure.retryable or attempt == retries or not left:
+                break
+            self._sleep(self._wait(attempt, failure.retry_after))
+        with self._lock:
+            self.tally.failed += len(left)
+            self.tally.abstained += len(left)
+        # Not stored: the next run asks again what failed on the way.
+        yield from ((item, Answer(None, error=str(failure))) for item in left)
+
+    def _call(self, questions: list[Question]) -> Iterable[Answer]:
+        """Yield the oracle's answers, checked to be one valid answer for each question."""
+        if self._stop.is_set():
+            raise OracleError("stopped", fatal=True)
+        try:
+            answers = iter(self.oracle.answer(questions))
+            for question in questions:
+                answer = next(answers, None)
+                if answer is None:
+                    raise OracleError(f"the oracle gave fewer answers than the {len(questions)} questions")
+                yield _checked(answer, question)
+        except (OracleError, ClusterLLMError):
+            raise
+        except Exception as error:
+            raise OracleError(
+                f"oracle {self._fingerprint!r} failed with {type(error).__name__}: {error}", fatal=True
+            ) from error
+
+    def _keep(self, question: Question, answer: Answer) -> Answer:
+        """Price an answer, commit it, and tell the observers."""
+        if answer.usage.cost is None and (price := self._price(answer.usage)) is not None:
+            answer = replace(answer, usage=replace(answer.usage, cost=price))
+        self._store.put(self._fingerprint, question, answer, with_indices=self._with_indices)
+        self._budget.settle(question, answer.usage)
+        with self._lock:
+            self.tally.asked += 1
+            self.tally.abstained += answer.choice is None
+        self._observe(question, answer)
+        return answer
+
+    def _observe(self, question: Question, answer: Answer) -> None:
+        for implementation in self._plugins.hook.answer_received.get_hookimpls():
+            arguments = {"question": question, "answer": answer, "oracle": self.oracle}
+            try:
+                implementation.function(*(arguments[name] for name in implementation.argnames))
+            except Exception as error:
+                self._report_once(f"answer_received of plugin {implementation.plugin_name!r}", error)
+
+    def _price(self, usage: Usage) -> float | None:
+        try:
+            price = self._plugins.hook.price_usage(usage=usage, oracle=self.oracle)
+        except Exception as error:
+            self._report_once("price_usage", error)
+            return None
+        return None if price is None else float(price)
+
+    def _report_once(self, what: str, error: Exception) -> None:
+        with self._lock:
+            new = what not in self._reported
+            self._reported.add(what)
+        if new:
+            log.warning("%s failed with %s: %s; the work goes on", what, type(error).__name__, error)
+
+    def _wait(self, attempt: int, retry_after: float | None) -> float:
+        """Return the seconds before the next attempt: what the provider says, else full jitter."""
+        if retry_after is not None:
+            return retry_after
+        return self._jitter.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2.0**attempt))
+
+
+def known_key(question: Question) -> str:
+    """Return what makes two questions the same wherever they come from: kind, indices and choices."""
+    return f"{question.kind}{question.indices}{question.choices}{question.repeat}"
+
+
+def _checked(answer: object, question: Question) -> Answer:
+    """Return ``answer``, or an abstention where the oracle gave something that is no answer."""
+    if not isinstance(answer, Answer):
+        return Answer(None, error=f"the oracle gave {type(answer).__name__} instead of an Answer")
+    if answer.choice is not None and answer.choice not in question.choices:
+        return replace(answer, choice=None, error=f"not an admissible choice: {str(answer.choice)[:40]!r}")
+    return answer

@@ -1,0 +1,104 @@
+"""Hard caps: on distinct questions, on tokens and on money.
+
+Every attempt reserves its worst case before it is sent; what it really took replaces the reservation when its
+answer is there. What a failed attempt had reserved stays reserved, since a provider may have billed it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from clusterllm_plugins.errors import ClusterLLMError
+from clusterllm_plugins.protocols import Oracle, has_methods
+from clusterllm_plugins.questions import Question, Usage
+
+NOT_ASKED = "not asked"  # how the error of an answer begins that a cap forbade
+
+
+@dataclass
+class QuestionCap:
+    """Counts distinct questions up to a limit."""
+
+    limit: int
+    _admitted: set[str] = field(default_factory=set)
+
+    def admit(self, key: str) -> bool:
+        """Return whether the question of this key may be asked; one that was admitted before always may."""
+        if key not in self._admitted and len(self._admitted) >= self.limit:
+            return False
+        self._admitted.add(key)
+        return True
+
+
+class Budget:
+    """Caps on tokens and money, kept also when many threads ask at once.
+
+    Args:
+        oracle: Whose ``worst_case`` is reserved.
+        price: Returns the US dollars of a usage, or None.
+        max_tokens: The cap on tokens, or None.
+        max_cost: The cap in US dollars, or None.
+
+    Raises:
+        ClusterLLMError: If a cap is set that cannot be kept.
+    """
+
+    def __init__(
+        self,
+        oracle: Oracle,
+        price: Callable[[Usage], float | None],
+        max_tokens: int | None,
+        max_cost: float | None,
+    ) -> None:
+        if (max_tokens is not None or max_cost is not None) and not has_methods(oracle, "worst_case"):
+            raise ClusterLLMError(
+                "max_tokens and max_cost need an oracle that states a worst case (a method worst_case); "
+                f"{type(oracle).__name__} does not: cap max_questions instead"
+            )
+        self._oracle = oracle
+        self._price = price
+        self._max_tokens = max_tokens
+        self._max_cost = max_cost
+        self._capped = max_tokens is not None or max_cost is not None
+        self._tokens = 0
+        self._cost = 0.0
+        self._lock = threading.Lock()
+        self.usage = Usage()
+
+    def reserve_all(self, questions: Sequence[Question]) -> str | None:
+        """Reserve the worst case of asking ``questions`` once; return why not where a cap forbids it."""
+        if not self._capped:
+            return None
+        worst = [self._worst(question) for question in questions]
+        tokens = sum(usage.tokens for usage, _ in worst)
+        cost = sum(cost for _, cost in worst)
+        with self._lock:
+            if self._max_tokens is not None and self._tokens + tokens > self._max_tokens:
+                return f"{NOT_ASKED}: the cap of {self._max_tokens} tokens is reached"
+            if self._max_cost is not None and self._cost + cost > self._max_cost:
+                return f"{NOT_ASKED}: the cap of {self._max_cost} US dollars is reached"
+            self._tokens += tokens
+            self._cost += cost
+        return None
+
+    def settle(self, question: Question, usage: Usage) -> None:
+        """Count what an answer took, in place of what was reserved for it."""
+        worst, worst_cost = self._worst(question) if self._capped else (Usage(), 0.0)
+        with self._lock:
+            self.usage = self.usage + usage
+            self._tokens += usage.tokens - worst.tokens
+            self._cost += (worst_cost if usage.cost is None else usage.cost) - worst_cost
+
+    def _worst(self, question: Question) -> tuple[Usage, float]:
+        usage: Usage = self._oracle.worst_case(question)  # type: ignore[attr-defined]
+        cost = self._price(usage) if usage.cost is None else usage.cost
+        if cost is None:
+            if self._max_cost is not None:
+                raise ClusterLLMError(
+                    "max_cost needs prices, and this oracle's are unknown: "
+                    "give them as settings of the oracle, or cap max_questions or max_tokens instead"
+                )
+            cost = 0.0
+        return usage, cost

@@ -1,0 +1,337 @@
+"""``ClusterLLM``: the scikit-learn-style estimator, a thin shell around :mod:`clusterllm_plugins.fitting`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClusterMixin
+from sklearn.exceptions import NotFittedError
+
+from clusterllm_plugins.asking import Session, known_key
+from clusterllm_plugins.components import (
+    EmbedderSpec,
+    resolve_embedder,
+    resolve_redaction,
+)
+from clusterllm_plugins.corpus import Corpus, check_texts, make_corpus
+from clusterllm_plugins.embedding import check_embeddings, fit_if_needed
+from clusterllm_plugins.errors import DataError
+from clusterllm_plugins.fitting import FitSettings, Fitted, embed_corpus, fit_paper
+from clusterllm_plugins.plugins import Plugins
+from clusterllm_plugins.protocols import Embedder, Labels, Oracle, Vectors, has_methods
+from clusterllm_plugins.questions import Answer, Question, Usage
+from clusterllm_plugins.quoting import quote_paper
+from clusterllm_plugins.recording import Known, answer_lines
+from clusterllm_plugins.settings import check_settings, cluster_range, seed_of
+from clusterllm_plugins.space import Space
+from clusterllm_plugins.store import AnswerStore
+from clusterllm_plugins.vectors import nearest, normalise, scores_of
+
+Spec = str | Mapping[str, Any]
+
+
+class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """Cluster texts with the help of an oracle, after ClusterLLM (Zhang, Wang and Shang, EMNLP 2023).
+
+    Args:
+        embedder: A registered name, ``{"name": ..., **settings}``, an :class:`Embedder`, or ``"auto"``: minilm where
+            it is installed, else lsa.
+        oracle: Likewise; ``None`` asks nobody.
+        n_clusters: A number, ``(low, high)``, or ``"auto"``.
+        method: ``"paper"`` is ClusterLLM as published, ``"auto"`` the best this package knows.
+        max_questions: Hard cap on distinct questions about perspective, per iteration.
+        iterations: 2 is the paper's "-iter".
+        max_granularity_questions: Hard cap on distinct pair questions; asked only where ``n_clusters`` is open.
+        max_cost: Hard cap in US dollars, or ``None``.
+        max_tokens: Hard cap on tokens, or ``None``.
+        instruction: The perspective in words, for example ``"in terms of the customer's intent"``.
+        demonstrations: Worked examples ``(left, right, "yes" | "no")`` shown with pair questions.
+        redact: Redactors, applied in this order before any text goes anywhere.
+        store: Path of the SQLite file that keeps the answers; ``None`` keeps them in memory.
+        progress: Whether to show progress bars on a terminal.
+        random_state: A seed.
+
+    Attributes:
+        labels_: int64, shape (n_texts,); -1 for an empty text.
+        n_clusters_: How many clusters there are.
+        cluster_labels_: A name per cluster.
+        cluster_scores_: Soft-assignment probability of each text's own cluster among its nearest, shape (n_texts,).
+        cluster_centers_: Centroids of the normalised vectors, shape (n_clusters, dim).
+        embeddings_: Vectors of all texts after refinement, shape (n_texts, dim); zeros for an empty text.
+        questions_: What was asked in this fit, known answers excluded.
+        answers_: The answers to it.
+        usage_: What asking took.
+        report_: What happened, JSON-able.
+    """
+
+    def __init__(
+        self,
+        embedder: Spec | Embedder = "auto",
+        oracle: Spec | Oracle | None = None,
+        n_clusters: int | tuple[int, int] | str = "auto",
+        method: str = "auto",
+        max_questions: int = 1024,
+        iterations: int = 1,
+        max_granularity_questions: int = 594,
+        max_cost: float | None = None,
+        max_tokens: int | None = None,
+        instruction: str | None = None,
+        demonstrations: Sequence[tuple[str, str, str]] = (),
+        redact: Sequence[Any] = (),
+        store: str | Path | None = None,
+        progress: bool = True,
+        random_state: Any = 0,
+    ) -> None:
+        self.embedder = embedder
+        self.oracle = oracle
+        self.n_clusters = n_clusters
+        self.method = method
+        self.max_questions = max_questions
+        self.iterations = iterations
+        self.max_granularity_questions = max_granularity_questions
+        self.max_cost = max_cost
+        self.max_tokens = max_tokens
+        self.instruction = instruction
+        self.demonstrations = demonstrations
+        self.redact = redact
+        self.store = store
+        self.progress = progress
+        self.random_state = random_state
+
+    def __sklearn_clone__(self) -> ClusterLLM:
+        # scikit-learn would copy an embedder or oracle object deeply: models, clients and locks.
+        return type(self)(**self.get_params(deep=False))
+
+    def fit(
+        self,
+        texts: Sequence[str],
+        y: object = None,
+        *,
+        embeddings: Any = None,
+        answers: Iterable[tuple[Question, Answer]] = (),
+    ) -> ClusterLLM:
+        """Cluster ``texts``.
+
+        Args:
+            texts: Shape (n_texts,).
+            y: Ignored; scikit-learn passes it.
+            embeddings: Precomputed vectors, float32, shape (n_texts, dim); they are refined by a linear map.
+            answers: (question, answer) pairs already had; they count against no cap.
+
+        Raises:
+            ClusterLLMError: If something given cannot be used; the message says what to do.
+            OracleError: If the oracle says that no question can succeed.
+        """
+        plugins, corpus, settings = self._prepared(texts)
+        known = _checked_answers(answers, corpus)
+        oracle = self._oracle(plugins)
+        space, spec, vectors = self._embedded(plugins, corpus, embeddings)
+        with AnswerStore(self.store) as store:
+            session = self._session(plugins, oracle, store, known, corpus, vectors)
+            fitted = fit_paper(corpus, space, vectors, session, known, settings)
+        self._take(fitted, corpus, spec, session)
+        self._answer_lines = list(answer_lines(zip(self.questions_, self.answers_, strict=True), list(texts)))
+        return self
+
+    def fit_predict(
+        self,
+        texts: Sequence[str],
+        y: object = None,
+        *,
+        embeddings: Any = None,
+        answers: Iterable[tuple[Question, Answer]] = (),
+    ) -> Labels:
+        """Cluster ``texts`` and return ``labels_``; the arguments are those of :meth:`fit`."""
+        return self.fit(texts, embeddings=embeddings, answers=answers).labels_
+
+    def predict(self, texts: Sequence[str]) -> Labels:
+        """Return the nearest cluster of new texts, int64, shape (n_texts,); -1 for an empty one. Asks nobody.
+
+        Raises:
+            NotFittedError: If the model is not fitted.
+            ClusterLLMError: If there is no embedder, or a redactor fails.
+        """
+        return self._assigned(texts)[0]
+
+    def predict_with_scores(self, texts: Sequence[str]) -> tuple[Labels, NDArray[np.float64]]:
+        """Return what :meth:`predict` does, and each text's ``cluster_scores_``, shape (n_texts,)."""
+        labels, unit = self._assigned(texts)
+        return labels, np.where(labels >= 0, scores_of(unit, self.cluster_centers_, labels), 0.0)
+
+    def check(self, texts: Sequence[str]) -> None:
+        """Raise what :meth:`fit` would raise before it does any work: settings, texts, components, a missing key.
+
+        Raises:
+            ClusterLLMError: If something given cannot be used; the message says what to do.
+            OracleError: If the oracle says that no question can succeed.
+        """
+        plugins, _, _ = self._prepared(texts, warn=False)
+        self._oracle(plugins)
+        resolve_embedder(plugins, self.embedder)
+
+    def _assigned(self, texts: Sequence[str]) -> tuple[Labels, Vectors]:
+        """Return labels of new texts and their normalised vectors; a row of zeros for an empty text."""
+        self._check_fitted()
+        redaction = resolve_redaction(Plugins(), self.redact)
+        clean = [redaction.text(text) for text in check_texts(texts)]
+        kept = np.array([place for place, text in enumerate(clean) if text.strip()], dtype=np.int64)
+        labels = np.full(len(clean), -1, dtype=np.int64)
+        unit = np.zeros((len(clean), self.cluster_centers_.shape[1]), dtype=np.float32)
+        if len(kept):
+            vectors = self._space.embed([clean[place] for place in kept], self.progress)
+            if vectors.shape[1] != unit.shape[1]:
+                raise DataError(
+                    f"the embedder gave vectors of size {vectors.shape[1]}, the model was fitted on {unit.shape[1]}"
+                )
+            unit[kept] = normalise(vectors)
+            labels[kept] = nearest(unit[kept], self.cluster_centers_)
+        return labels, unit
+
+    def quote(self, texts: Sequence[str], *, embeddings: Any = None) -> dict[str, Any]:
+        """Return what :meth:`fit` would ask and take at most; asks nothing, but embeds the texts.
+
+        Returns:
+            ``questions`` (perspective and granularity), ``input_tokens_at_most``, ``output_tokens_at_most``,
+            ``cost_at_most`` (US dollars, ``None`` where prices are unknown), and ``exact``: whether the
+            numbers of questions are exact.
+        """
+        plugins, corpus, settings = self._prepared(texts)
+        oracle = plugins.oracle(self.oracle) if self.oracle is not None else None
+        _, _, vectors = self._embedded(plugins, corpus, embeddings)
+        return quote_paper(corpus, vectors, oracle, plugins, settings)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the fitted model to ``folder``; :meth:`load` gives it back exactly.
+
+        Raises:
+            NotFittedError: If the model is not fitted.
+            ArtifactError: If the folder cannot be written.
+        """
+        from clusterllm_plugins.persistence import save_model
+
+        self._check_fitted()
+        save_model(self, Path(folder))
+
+    @classmethod
+    def load(cls, folder: str | Path, embedder: Spec | Embedder | None = None) -> ClusterLLM:
+        """Read a model that :meth:`save` wrote: same labels, same predictions.
+
+        Args:
+            folder: Where it is.
+            embedder: The embedder, where the model was fitted on precomputed vectors or on an object's.
+
+        Raises:
+            ArtifactError: If the folder is not a fitted model, or a damaged one.
+        """
+        from clusterllm_plugins.persistence import load_model
+
+        return load_model(cls, Path(folder), embedder)
+
+    def _prepared(self, texts: Sequence[str], *, warn: bool = True) -> tuple[Plugins, Corpus, FitSettings]:
+        check_settings(self.get_params(deep=False))
+        plugins = Plugins()
+        corpus = make_corpus(texts, resolve_redaction(plugins, self.redact), warn=warn)
+        low, high = cluster_range(self.n_clusters, len(corpus.distinct))
+        settings = FitSettings(
+            low=low,
+            high=high,
+            max_questions=self.max_questions,
+            iterations=self.iterations,
+            max_granularity_questions=self.max_granularity_questions,
+            instruction=self.instruction,
+            demonstrations=tuple((left, right, verdict) for left, right, verdict in self.demonstrations),
+            seed=seed_of(self.random_state),
+            progress=self.progress,
+        )
+        return plugins, corpus, settings
+
+    def _oracle(self, plugins: Plugins) -> Oracle | None:
+        if self.oracle is None:
+            return None
+        oracle = plugins.oracle(self.oracle)
+        if has_methods(oracle, "check"):
+            oracle.check()  # type: ignore[attr-defined]  # before the texts are embedded for nothing
+        return oracle
+
+    def _embedded(
+        self, plugins: Plugins, corpus: Corpus, embeddings: Any
+    ) -> tuple[Space, EmbedderSpec | None, Vectors]:
+        """Return the space, how its embedder was made, and the plain vectors of all texts."""
+        if embeddings is not None and self.embedder == "auto":
+            space, spec = Space(None, frozen=True), None
+        else:
+            embedder, spec = resolve_embedder(plugins, self.embedder)
+            fit_if_needed(embedder, [corpus.texts[position] for position in corpus.kept])
+            space = Space(embedder, frozen=embeddings is not None)
+        if embeddings is not None:
+            return space, spec, check_embeddings(embeddings, len(corpus.texts))
+        return space, spec, embed_corpus(corpus, space, self.progress)
+
+    def _session(
+        self,
+        plugins: Plugins,
+        oracle: Oracle | None,
+        store: AnswerStore,
+        known: Known,
+        corpus: Corpus,
+        vectors: Vectors,
+    ) -> Session | None:
+        if oracle is None:
+            return None
+        session = Session(
+            oracle,
+            plugins=plugins,
+            store=store,
+            redaction=corpus.redaction,
+            known={known_key(question): answer for question, answer in known},
+            max_tokens=self.max_tokens,
+            max_cost=self.max_cost,
+            progress=self.progress,
+        )
+        session.prepare(corpus.texts, vectors)
+        return session
+
+    def _take(self, fitted: Fitted, corpus: Corpus, spec: EmbedderSpec | None, session: Session | None) -> None:
+        """Set the fitted attributes."""
+        self.labels_ = fitted.labels
+        self.n_clusters_ = len(fitted.centroids)
+        self.cluster_labels_ = fitted.names
+        self.cluster_scores_: NDArray[np.float64] = fitted.scores
+        self.cluster_centers_ = fitted.centroids
+        self.embeddings_ = fitted.vectors
+        transcript = session.transcript if session else []
+        self.questions_ = [question for question, _ in transcript]
+        self.answers_ = [answer for _, answer in transcript]
+        self.usage_ = session.usage if session else Usage()
+        self.report_ = {
+            "method": "paper",
+            "requested_method": self.method,
+            "embedder": fitted.space.embedder.fingerprint if fitted.space.embedder else "precomputed",
+            "oracle": session.oracle.fingerprint if session else None,
+            "questions": session.tally.to_dict() if session else None,
+            **fitted.report,
+            "warnings": [*corpus.notes, *fitted.notes],
+        }
+        self._space = fitted.space
+        self._embedder_spec = spec
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "labels_"):
+            raise NotFittedError("this ClusterLLM is not fitted yet: call fit(texts) first")
+
+
+def _checked_answers(answers: Iterable[tuple[Question, Answer]], corpus: Corpus) -> Known:
+    """Return known answers, each checked to be about texts of this corpus."""
+    known = list(answers)
+    for number, pair in enumerate(known):
+        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], Question)):
+            raise DataError(f"answers must be (Question, Answer) pairs, number {number} is not")
+        question = pair[0]
+        positions = (question.anchor_index, *(i for group in question.group_indices for i in group))
+        if not all(0 <= position < len(corpus.texts) for position in positions):
+            raise DataError(f"answer {number} is about text {max(positions)}, but there are {len(corpus.texts)} texts")
+    return known

@@ -1,0 +1,148 @@
+"""Texts in, results out: JSON Lines, CSV, plain text and Parquet files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from clusterllm_plugins.errors import DataError, MissingExtraError
+
+SUFFIXES = (".jsonl", ".csv", ".txt", ".parquet")
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """Texts of a file, and their labels where a label field was asked for (for evaluation only)."""
+
+    texts: list[str]
+    labels: list[str] | None
+
+
+def read_texts(path: Path, text_field: str = "text", label_field: str | None = None) -> TextFile:
+    """Read the texts of a file.
+
+    Args:
+        path: A .jsonl, .csv, .txt (a text a line) or .parquet file.
+        text_field: The field or column that holds the text.
+        label_field: The field or column that holds a known category.
+
+    Raises:
+        DataError: If the file is missing, empty, not UTF-8, or a line is not what the format says; the message
+            has its number.
+    """
+    if path.suffix not in SUFFIXES:
+        raise DataError(f"{path}: unknown kind of file, give one of {', '.join(SUFFIXES)}")
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    readers = {".jsonl": _read_jsonl, ".csv": _read_csv, ".txt": _read_txt, ".parquet": _read_parquet}
+    texts: list[str] = []
+    labels: list[str] = []
+    for where, record in readers[path.suffix](path):
+        texts.append(_field(record, text_field, where, must_be_text=True))
+        if label_field is not None:
+            labels.append(_field(record, label_field, where, must_be_text=False))
+    if not texts:
+        raise DataError(f"{path}: the file is empty")
+    return TextFile(texts, None if label_field is None else labels)
+
+
+def _field(record: dict[str, Any], name: str, where: str, *, must_be_text: bool) -> str:
+    if name not in record:
+        known = ", ".join(map(repr, record)) or "none"
+        raise DataError(f"{where}: no field {name!r} (fields: {known})")
+    value = record[name]
+    if must_be_text and not isinstance(value, str):
+        raise DataError(f"{where}: field {name!r} is {type(value).__name__}, not a text")
+    return str(value)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a UTF-8 file with their numbers, split at line feeds only."""
+    number = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise DataError(f"{path}, line {number}: not UTF-8 ({error.reason})") from error
+            yield number, text.rstrip("\r\n")
+
+
+def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in _lines(path):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{where}: not JSON ({error.msg})") from error
+        if not isinstance(record, dict):
+            raise DataError(f"{where}: a line must be a JSON object")
+        yield where, record
+
+
+def _read_csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    reader = csv.DictReader((line + "\n" for _, line in _lines(path)), strict=True)
+    try:
+        for record in reader:
+            where = f"{path}, line {reader.line_num}"
+            if None in record or None in record.values():
+                raise DataError(f"{where}: has not as many columns as the header")
+            yield where, record
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: not CSV ({error})") from error
+
+
+def _read_txt(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in _lines(path):
+        yield f"{path}, line {number}", {"text": line}
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingExtraError(f"{path}: reading Parquet", "parquet") from error
+    try:
+        table = pyarrow.parquet.ParquetFile(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from error
+    number = 0
+    for batch in table.iter_batches():
+        for record in batch.to_pylist():
+            number += 1
+            yield f"{path}, row {number}", record
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[str]]:
+    """Open a file for writing that takes the place of ``path`` only when all is written.
+
+    Raises:
+        DataError: If it cannot be written.
+    """
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror}); give another place") from error
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            yield file
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write lines to ``path``, all or none."""
+    with replacing(path) as file:
+        file.writelines(f"{line}\n" for line in lines)

@@ -1,0 +1,84 @@
+"""Names of clusters from their own words: class-based TF-IDF (Grootendorst 2022, section 3.3).
+
+In: texts and labels. Out: a name per cluster, never empty, all distinct. A term weighs by its share of the
+cluster's terms, by how rare it is over all, and by how unevenly it is spread over the clusters: what stands in
+every cluster alike is a stop word in any language, without a list.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clusterllm_plugins.protocols import Labels
+
+TERMS_PER_NAME = 3
+
+_WORD = re.compile(r"[^\W\d_]{2,}")
+# Written without spaces: two characters stand in for a word.
+_UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+")
+
+
+def terms_of(text: str) -> list[str]:
+    """Return the words of a text in lower case; of scripts without spaces, each two neighbouring characters."""
+    terms: list[str] = []
+    for word in _WORD.findall(text.lower()):
+        if _UNSPACED.search(word):
+            for run in _UNSPACED.findall(word):
+                terms += [run[i : i + 2] for i in range(max(1, len(run) - 1))]
+        else:
+            terms.append(word)
+    return terms
+
+
+def keywords(texts: Sequence[str], labels: Labels, n_clusters: int, n_terms: int = 10) -> list[list[str]]:
+    """Return the terms that tell each cluster from the others, the best first.
+
+    Args:
+        texts: Shape (n_texts,).
+        labels: Shape (n_texts,), each in [0, n_clusters).
+        n_clusters: How many clusters there are.
+        n_terms: The most terms of a cluster.
+    """
+    by_cluster: list[Counter[str]] = [Counter() for _ in range(n_clusters)]
+    for text, label in zip(texts, labels, strict=True):
+        # A term counts once a text: one text that repeats a word does not speak for its cluster.
+        by_cluster[label].update(set(terms_of(text)))
+    vocabulary = sorted(set().union(*by_cluster))
+    if not vocabulary:
+        return [[] for _ in range(n_clusters)]
+    number = {term: place for place, term in enumerate(vocabulary)}
+    totals = np.zeros(len(vocabulary))
+    spread = np.zeros(len(vocabulary))  # sum of c log c, for the entropy over clusters
+    for counts in by_cluster:
+        for term, count in counts.items():
+            totals[number[term]] += count
+            spread[number[term]] += count * np.log(count)
+    entropy = np.log(totals) - spread / totals
+    unevenness = 1 - entropy / np.log(n_clusters) if n_clusters > 1 else np.ones(len(vocabulary))
+    average = totals.sum() / n_clusters
+    weight = np.log(1 + average / totals) * np.clip(unevenness, 0, 1)
+    return [_best(counts, number, weight, n_terms) for counts in by_cluster]
+
+
+def _best(counts: Counter[str], number: dict[str, int], weight: NDArray[np.float64], n_terms: int) -> list[str]:
+    size = sum(counts.values())
+    scored = [(count / size * weight[number[term]], term) for term, count in counts.items()]
+    # Equal scores in alphabetical order: the same on every run.
+    return [term for score, term in sorted(scored, key=lambda pair: (-pair[0], pair[1]))[:n_terms] if score > 0]
+
+
+def name_clusters(texts: Sequence[str], labels: Labels, n_clusters: int) -> list[str]:
+    """Return a name per cluster: its best terms, as many as make it distinct, else a number."""
+    names: list[str] = []
+    for cluster, terms in enumerate(keywords(texts, labels, n_clusters)):
+        candidates = [", ".join(terms[:length]) for length in range(TERMS_PER_NAME, len(terms) + 1)]
+        candidates = [*candidates, ", ".join(terms), f"cluster {cluster}"]
+        base = next(name for name in candidates if name)
+        free = (name for name in candidates if name and name not in names)
+        names.append(next(free, f"{base} ({cluster})"))
+    return names

@@ -1,0 +1,41 @@
+"""Progress bars on steps that can take over two seconds: silent when not a terminal or when turned off."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+from tqdm import tqdm
+
+
+class Bar:
+    """A progress bar as a context manager.
+
+    Args:
+        total: How many steps there are.
+        description: What is being done.
+        enabled: Whether to show it at all (it is never shown where the error output is no terminal).
+        unit: What a step is.
+    """
+
+    def __init__(self, total: int, description: str, enabled: bool, unit: str = "step") -> None:
+        self._bar = tqdm(
+            total=total,
+            desc=description,
+            unit=unit,
+            disable=not (enabled and sys.stderr.isatty()),
+            delay=0.5,
+            dynamic_ncols=True,
+        )
+
+    def advance(self, steps: int = 1) -> None:
+        """Show that some steps are done."""
+        self._bar.update(steps)
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()

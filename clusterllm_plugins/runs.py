@@ -1,0 +1,168 @@
+"""One run of ``clusterllm cluster``: a file of texts in, a folder of results out.
+
+The folder gets ``clusters.jsonl`` (a line a text), ``summary.json``, the fitted model and, by default, the store of
+answers. Everything that can be checked is checked before the folder is touched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clusterllm_plugins.artifact import ANSWERS, MANIFEST
+from clusterllm_plugins.errors import ArtifactError, DataError
+from clusterllm_plugins.estimator import ClusterLLM
+from clusterllm_plugins.files import TextFile, read_texts, write_lines
+from clusterllm_plugins.metrics import evaluate
+from clusterllm_plugins.protocols import Labels
+from clusterllm_plugins.recording import Known, answer_lines, load_answers
+from clusterllm_plugins.store import AnswerStore
+
+STORE = "answers.sqlite"
+SETTINGS = "settings.json"
+CLUSTERS = "clusters.jsonl"
+SUMMARY = "summary.json"
+
+
+@dataclass
+class Run:
+    """A run and what it was asked for.
+
+    Attributes:
+        file: The texts.
+        folder: For the results.
+        settings: Of :class:`ClusterLLM`.
+        text_field: The field of the text.
+        label_field: The field of known categories, for evaluation only.
+        answers: Answers already had, as JSONL.
+    """
+
+    file: Path
+    folder: Path
+    settings: dict[str, Any]
+    text_field: str = "text"
+    label_field: str | None = None
+    answers: Path | None = None
+
+    def execute(self, *, overwrite: bool = False) -> str:
+        """Run, write the results and return a summary for people.
+
+        Raises:
+            ClusterLLMError: If something given cannot be used.
+        """
+        data = read_texts(self.file, self.text_field, self.label_field)
+        known = load_answers(self.answers, data.texts) if self.answers else []
+        model = ClusterLLM(**self.settings, progress=sys.stderr.isatty())
+        model.check(data.texts)
+        self._claim_folder(data, known, overwrite=overwrite)
+        model.set_params(store=self.settings.get("store") or str(self.folder / STORE))
+        model.fit(data.texts, answers=known)
+        model.save(self.folder)
+        lines = cluster_lines(data.texts, model.labels_, model.cluster_scores_, model.cluster_labels_)
+        write_lines(self.folder / CLUSTERS, lines)
+        summary = self._summary(model, data)
+        write_lines(self.folder / SUMMARY, [json.dumps(summary, ensure_ascii=False, indent=2)])
+        return _for_people(summary, self.folder)
+
+    def _claim_folder(self, data: TextFile, known: Known, *, overwrite: bool) -> None:
+        """Make the folder, or see that it is of the same settings and texts."""
+        wanted = {
+            "settings": json.loads(json.dumps(self.settings, default=str)),
+            "texts": _digest(data.texts),
+            "answers": _digest(answer_lines(known)),
+        }
+        path = self.folder / SETTINGS
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+            is_empty = not any(entry.name != STORE for entry in self.folder.iterdir())
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "damaged settings"
+            raise DataError(f"{self.folder}: cannot be used for output ({reason}); give another folder") from error
+        if not overwrite and earlier != wanted and not is_empty:
+            what = "holds other files" if earlier is None else "holds results of other settings or texts"
+            raise DataError(f"{self.folder}: {what}; give another folder, or --overwrite")
+        for name in (SUMMARY, CLUSTERS, MANIFEST):
+            (self.folder / name).unlink(missing_ok=True)
+        write_lines(path, [json.dumps(wanted, ensure_ascii=False, indent=2)])
+
+    def _summary(self, model: ClusterLLM, data: TextFile) -> dict[str, Any]:
+        sizes = np.bincount(model.labels_[model.labels_ >= 0], minlength=model.n_clusters_)
+        summary: dict[str, Any] = {
+            "texts": len(data.texts),
+            "n_clusters": model.n_clusters_,
+            "clusters": [
+                {"cluster_id": number, "size": int(size), "cluster_label": name}
+                for number, (size, name) in enumerate(zip(sizes, model.cluster_labels_, strict=True))
+            ],
+            "usage": vars(model.usage_),
+            "report": model.report_,
+        }
+        if data.labels is not None:
+            kept = model.labels_ >= 0
+            summary["evaluation"] = evaluate(np.array(data.labels)[kept].tolist(), model.labels_[kept])
+        return summary
+
+
+def cluster_lines(
+    texts: Sequence[str], labels: Labels, scores: NDArray[np.float64], names: Sequence[str]
+) -> Iterator[str]:
+    """Yield a JSON line for each text: ``text, cluster_id, cluster_label, cluster_score``."""
+    for text, label, score in zip(texts, labels.tolist(), scores.tolist(), strict=True):
+        record = {
+            "text": text,
+            "cluster_id": label,
+            "cluster_label": names[label] if label >= 0 else "",
+            "cluster_score": round(score, 6),
+        }
+        yield json.dumps(record, ensure_ascii=False)
+
+
+def recorded_lines(folder: Path) -> Iterator[str]:
+    """Yield what was asked and answered in ``folder``: of the finished run, else what its store has so far.
+
+    Raises:
+        ArtifactError: If there is neither.
+    """
+    if (folder / MANIFEST).is_file() and (folder / ANSWERS).is_file():
+        return iter((folder / ANSWERS).read_text(encoding="utf-8").splitlines())
+    if (folder / STORE).is_file():
+        with AnswerStore(folder / STORE) as store:
+            return answer_lines([(question, answer) for _, question, answer in store])
+    raise ArtifactError(f"{folder}: no run of `clusterllm cluster` (neither {MANIFEST} nor {STORE})")
+
+
+def _digest(lines: Sequence[str] | Iterator[str]) -> str:
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(json.dumps(line).encode())
+    return digest.hexdigest()
+
+
+def _for_people(summary: dict[str, Any], folder: Path) -> str:
+    lines = [f"{summary['n_clusters']} clusters of {summary['texts']} texts, written to {folder}"]
+    largest = sorted(summary["clusters"], key=lambda cluster: -cluster["size"])
+    lines += [f"{cluster['size']:>7}  {cluster['cluster_label']}" for cluster in largest]
+    questions = summary["report"]["questions"]
+    if questions:
+        counts = ", ".join(f"{count} {name}" for name, count in questions.items() if count)
+        lines.append(f"questions: {counts or 'none'}; tokens: {_tokens(summary)}")
+    if "evaluation" in summary:
+        measures = summary["evaluation"]
+        lines.append(
+            f"against the labels: ACC {100 * measures['acc']:.1f}, NMI {100 * measures['nmi']:.1f}, "
+            f"ARI {100 * measures['ari']:.1f}"
+        )
+    return "\n".join(lines)
+
+
+def _tokens(summary: dict[str, Any]) -> int:
+    return int(summary["usage"]["input_tokens"] + summary["usage"]["output_tokens"])

@@ -1,0 +1,160 @@
+"""``openai``: any endpoint that speaks OpenAI's chat completions, also a local server without a key."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from clusterllm_plugins.errors import ClusterLLMError, MissingExtraError
+from clusterllm_plugins.prompts import PROMPT_VERSION, PromptedOracle
+from clusterllm_plugins.questions import Completion, OracleError, Question, Usage
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+
+class OpenAIOracle(PromptedOracle):
+    """Asks a chat model; the client is made when it is first used.
+
+    Args:
+        model: The model's name at the endpoint.
+        base_url: The endpoint, for example ``"http://localhost:11434/v1"``; ``None`` = OpenAI's own.
+        api_key_env: The environment variable that holds the key; ``None`` for a server without one.
+        concurrency: Requests at once.
+        timeout: Seconds until a request counts as failed.
+        max_retries: Attempts after the first one, made by the session.
+        requests_per_minute: A limit for the session; ``None`` = none.
+        tokens_per_minute: Likewise.
+        temperature: 0 = the likeliest answer.
+        max_output_tokens: The most tokens of a reply; a model that thinks aloud needs many.
+        input_price: US dollars per million input tokens; ``None`` = unknown.
+        output_price: US dollars per million output tokens; ``None`` = unknown.
+
+    Raises:
+        MissingExtraError: If the openai library is not installed.
+        ClusterLLMError: If ``api_key_env`` looks like a key.
+    """
+
+    def __init__(
+        self,
+        model: str = "gpt-4o-mini",
+        base_url: str | None = None,
+        api_key_env: str | None = "OPENAI_API_KEY",
+        concurrency: int = 8,
+        timeout: float = 60.0,
+        max_retries: int = 5,
+        requests_per_minute: int | None = None,
+        tokens_per_minute: int | None = None,
+        temperature: float = 0.0,
+        max_output_tokens: int = 16,
+        input_price: float | None = None,
+        output_price: float | None = None,
+    ) -> None:
+        if importlib.util.find_spec("openai") is None:
+            raise MissingExtraError("oracle 'openai'", "openai")
+        if api_key_env is not None and not api_key_env.isidentifier():
+            # Never quoted: it may be the key itself.
+            raise ClusterLLMError("oracle 'openai': api_key_env takes the name of an environment variable, not a key")
+        self.fingerprint = (
+            f"openai:{base_url or 'openai'}:{model}:t{temperature}:m{max_output_tokens}:p{PROMPT_VERSION}"
+        )
+        self.model = model
+        self.base_url = base_url
+        self.concurrency = concurrency
+        self.max_retries = max_retries
+        self.requests_per_minute = requests_per_minute
+        self.tokens_per_minute = tokens_per_minute
+        self.temperature = temperature
+        self.max_output_tokens = max_output_tokens
+        self._api_key_env = api_key_env
+        self._timeout = timeout
+        self._prices = (input_price, output_price)
+        self._client: OpenAI | None = None
+        self._lock = threading.Lock()
+
+    def check(self) -> None:
+        """Raise :class:`OracleError` where there is no key to ask with."""
+        self._key()
+
+    def complete(self, prompt: str, choices: Sequence[str]) -> Completion:
+        """Return the model's reply; the library's own retries are off, since the session retries."""
+        import openai
+
+        try:
+            reply = self._connected().chat.completions.create(
+                model=self.model,
+                messages=[{"role": "user", "content": prompt}],
+                temperature=self.temperature,
+                **self._limit(),
+            )
+        except openai.APIError as error:
+            raise self._translated(error) from None
+        used = reply.usage
+        usage = Usage(used.prompt_tokens, used.completion_tokens, 1) if used else Usage(requests=1)
+        text = (reply.choices[0].message.content or "") if reply.choices else ""
+        return Completion(text, self._priced(usage))
+
+    def worst_case(self, question: Question) -> Usage:
+        """Return the most that one attempt can take, with its price where prices are known."""
+        return self._priced(super().worst_case(question))
+
+    def _connected(self) -> OpenAI:
+        from openai import OpenAI
+
+        with self._lock:
+            if self._client is None:
+                self._client = OpenAI(api_key=self._key(), base_url=self.base_url, timeout=self._timeout, max_retries=0)
+            return self._client
+
+    def _key(self) -> str:
+        if self._api_key_env is None:
+            return "none"  # the library insists on a key, a server without keys ignores it
+        key = os.environ.get(self._api_key_env)
+        if not key:
+            raise OracleError(
+                f"oracle 'openai': the environment variable {self._api_key_env} holds no key; "
+                "set it, or set api_key_env to none for a server without one",
+                fatal=True,
+            )
+        return key
+
+    def _limit(self) -> dict[str, Any]:
+        # OpenAI's newer models know only the second name, other servers only the first.
+        name = "max_tokens" if self.base_url else "max_completion_tokens"
+        return {name: self.max_output_tokens}
+
+    def _priced(self, usage: Usage) -> Usage:
+        per_input, per_output = self._prices
+        if per_input is None or per_output is None:
+            return usage
+        cost = (usage.input_tokens * per_input + usage.output_tokens * per_output) / 1e6
+        return Usage(usage.input_tokens, usage.output_tokens, usage.requests, cost)
+
+    def _translated(self, error: Exception) -> OracleError:
+        """Return the library's error as ours; a wrong key, model or an empty account stops the run."""
+        import openai
+
+        message = f"oracle 'openai' ({self.model}): {str(error).strip().split(chr(10), 1)[0][:300]}"
+        if self._api_key_env is not None and (key := os.environ.get(self._api_key_env)):
+            message = message.replace(key, "***")
+        denied = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
+        exhausted = getattr(error, "code", None) == "insufficient_quota"
+        if isinstance(error, denied) or exhausted:
+            return OracleError(message, fatal=True)
+        passing = (openai.RateLimitError, openai.APIConnectionError, openai.InternalServerError)
+        if isinstance(error, passing):
+            return OracleError(message, retryable=True, retry_after=_retry_after(error))
+        return OracleError(message)
+
+
+def _retry_after(error: Exception) -> float | None:
+    """Return the seconds that a response's Retry-After header asks for."""
+    response = getattr(error, "response", None)
+    value = response.headers.get("retry-after") if response is not None else None
+    try:
+        return None if value is None else max(0.0, float(value))
+    except ValueError:
+        return None
