@@ -42,6 +42,14 @@ def moved(before: Labels, after: Labels) -> int:
     return round(len(before) * (1 - accuracy(before, after)))
 
 
+def reclustered(texts: list[str], model: ClusterLLM) -> list[Labels]:
+    """Return the labels of five clusterings of a model's vectors."""
+    return [
+        ClusterLLM(n_clusters=model.n_clusters_, random_state=seed).fit_predict(texts, embeddings=model.embeddings_)
+        for seed in SEEDS
+    ]
+
+
 def main() -> None:
     """Cluster, print, compare."""
     warnings.simplefilter("ignore", ClusterLLMWarning)
@@ -50,18 +58,15 @@ def main() -> None:
     known = load_answers(HERE / "messages_answers.jsonl", texts)
     decided = sum(answer.choice is not None for _, answer in known)
     print(
-        f"{len(texts)} messages to a shop in four languages. Recorded: a large language model's replies to "
-        f'{len(known)} questions "does A go with B or with C?";\nit saw the questions only, chose in {decided} and said '
-        f"that neither fits in {len(known) - decided}.\n"
+        f"{len(texts)} messages to a shop in four languages. Recorded: a large language model's replies to\n"
+        f'{len(known)} questions "does A go with B or with C?"; it saw the questions only, chose in {decided}\n'
+        f"and said that neither fits in {len(known) - decided}. Learning from them (a minute or two) ...",
+        flush=True,
     )
-    plain, refined = [], []
-    for seed in SEEDS:
-        settings = {"embedder": "minilm", "n_clusters": len(set(truth)), "random_state": seed}
-        plain.append(ClusterLLM(**settings).fit(texts))
-        refined.append(ClusterLLM(**settings, method="paper").fit(texts, answers=known))
-        print(f"seed {seed}: clustered without and with the answers", flush=True)
+    settings = {"embedder": "minilm", "n_clusters": len(set(truth))}
+    before = ClusterLLM(**settings).fit(texts)
+    model = ClusterLLM(**settings, method="paper").fit(texts, answers=known)
 
-    model = refined[0]
     sizes = np.bincount(model.labels_, minlength=model.n_clusters_)
     print(f"\nThe {SHOWN} largest of {model.n_clusters_} clusters, with the answers (seed 0):")
     for cluster in np.argsort(-sizes, kind="stable")[:SHOWN]:
@@ -71,12 +76,14 @@ def main() -> None:
     rest = np.sort(sizes)[::-1][SHOWN:]
     print(f"\n      and {len(rest)} more, of {rest.max()} to {rest.min()} messages")
 
-    changes = [moved(one.labels_, other.labels_) for one, other in zip(plain, refined, strict=True)]
+    plain = reclustered(texts, before)
+    refined = reclustered(texts, model)
+    changes = [moved(one, other) for one, other in zip(plain, refined, strict=True)]
     print(f"\nWhat the answers changed: {np.mean(changes):.0f} of {len(texts)} messages are in another cluster.")
-    print("Against the labels (which the method never saw), mean of five seeds:")
-    for name, models in (("before", plain), ("after", refined)):
-        acc = [100 * accuracy(truth, fitted.labels_) for fitted in models]
-        mutual = [100 * nmi(truth, fitted.labels_) for fitted in models]
+    print("Against the labels (which the method never saw), mean of five seeds of the clustering:")
+    for name, runs in (("before", plain), ("after", refined)):
+        acc = [100 * accuracy(truth, labels) for labels in runs]
+        mutual = [100 * nmi(truth, labels) for labels in runs]
         print(
             f"  {name:>6}  ACC {np.mean(acc):.1f} ({min(acc):.1f} to {max(acc):.1f})   "
             f"NMI {np.mean(mutual):.1f} ({min(mutual):.1f} to {max(mutual):.1f})"
