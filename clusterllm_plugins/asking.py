@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 
 from clusterllm_plugins.budget import NOT_ASKED, Budget, QuestionCap
 from clusterllm_plugins.errors import ClusterLLMError
+from clusterllm_plugins.pacing import Pacer
 from clusterllm_plugins.plugins import Plugins
 from clusterllm_plugins.progress import Bar
 from clusterllm_plugins.protocols import Oracle, Vectors, has_methods, optional
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 DEFAULT_MAX_RETRIES = 5
 FIRST_WAIT = 0.5  # seconds before the first retry at most; doubled each time
 LONGEST_WAIT = 60.0  # seconds
+GIVE_UP_AFTER = 20  # calls that failed in a row: the rest would fail too
 
 
 @dataclass
@@ -45,6 +47,10 @@ class Tally:
     def to_dict(self) -> dict[str, int]:
         """Return the counts by name."""
         return dict(vars(self))
+
+
+class _StoppedError(OracleError):
+    """Another thread's error stopped the run."""
 
 
 @dataclass
@@ -67,7 +73,8 @@ class Session:
         max_tokens: The most tokens that all attempts together may take.
         max_cost: The most US dollars that all attempts together may cost.
         progress: Whether to show progress bars.
-        sleep: Waits so many seconds; replaced in tests.
+        sleep: Waits so many seconds; by default until the run is stopped at most.
+        clock: Tells the time in seconds; likewise.
 
     Raises:
         ClusterLLMError: If a cap cannot be kept since the oracle states no worst case or no price.
@@ -84,7 +91,8 @@ class Session:
         max_tokens: int | None = None,
         max_cost: float | None = None,
         progress: bool = False,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], object] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.oracle = oracle
         self.tally = Tally()
@@ -94,11 +102,13 @@ class Session:
         self._known = dict(known or {})
         self._budget = Budget(oracle, self._price, max_tokens, max_cost)
         self._progress = progress
-        self._sleep = sleep
+        self._pacer = Pacer(optional(oracle, "requests_per_minute"), optional(oracle, "tokens_per_minute"), clock)
+        self._failures_in_a_row = 0
         self._with_indices = bool(optional(oracle, "uses_indices", False))
         self._fingerprint = oracle.fingerprint
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._sleep = sleep or self._stop.wait
         self.transcript: list[tuple[Question, Answer]] = []  # what was asked or recalled, in order
         self._reported: set[str] = set()
         self._jitter = random.Random()
@@ -125,7 +135,7 @@ class Session:
         work: dict[str, _Work] = {}
         for place, original in enumerate(questions):
             question = self._redaction.question(original)
-            key = question.canonical(with_indices=True)
+            key = question.canonical(with_indices=self._with_indices)
             if (known := self._known.get(known_key(question))) is not None:
                 self.tally.known += 1
                 answers[place] = known
@@ -156,7 +166,7 @@ class Session:
         except Exception as error:
             self._report_once("recall_answer", error)
             recalled = None
-        if isinstance(recalled, Answer):
+        if isinstance(recalled, Answer) and _checked(recalled, question) is recalled:
             return recalled
         return self._store.get(self._fingerprint, question, with_indices=self._with_indices)
 
@@ -175,16 +185,23 @@ class Session:
         ):
 
             def run(batch: list[_Work]) -> None:
-                for item, answer in self._ask_batch(batch):
-                    with self._lock:
-                        done.append((item, answer))
-                        bar.advance()
+                try:
+                    for item, answer in self._ask_batch(batch):
+                        with self._lock:
+                            done.append((item, answer))
+                            bar.advance()
+                except BaseException:
+                    # Here, not where the error is noticed: this thread would take another batch before that.
+                    self._stop.set()
+                    raise
 
             futures = [pool.submit(run, batch) for batch in batches]
             try:
                 finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
-                for future in finished:
-                    future.result()
+                errors = [error for future in finished if (error := future.exception()) is not None]
+                if errors:
+                    # Threads that were stopped by another's error are not the reason.
+                    raise next((error for error in errors if not isinstance(error, _StoppedError)), errors[0])
             finally:
                 self._stop.set()
                 pool.shutdown(wait=True, cancel_futures=True)
@@ -200,6 +217,7 @@ class Session:
                 self.tally.refused += len(left)
                 yield from ((item, Answer(None, error=refused)) for item in left)
                 return
+            self._pace([item.question for item in left])
             try:
                 for answer in self._call([item.question for item in left]):
                     item = left.pop(0)
@@ -215,13 +233,25 @@ class Session:
         with self._lock:
             self.tally.failed += len(left)
             self.tally.abstained += len(left)
+            self._failures_in_a_row += 1
+            hopeless = self._failures_in_a_row >= GIVE_UP_AFTER
+        if hopeless:
+            raise OracleError(f"{GIVE_UP_AFTER} calls in a row failed, the last with: {failure}", fatal=True)
         # Not stored: the next run asks again what failed on the way.
         yield from ((item, Answer(None, error=str(failure))) for item in left)
+
+    def _pace(self, questions: list[Question]) -> None:
+        """Wait until the oracle's rate limits allow these questions."""
+        tokens = 0
+        if self._pacer.needs_tokens and has_methods(self.oracle, "worst_case"):
+            tokens = sum(self.oracle.worst_case(question).tokens for question in questions)  # type: ignore[attr-defined]
+        if (seconds := self._pacer.reserve(len(questions), tokens)) > 0:
+            self._sleep(seconds)
 
     def _call(self, questions: list[Question]) -> Iterable[Answer]:
         """Yield the oracle's answers, checked to be one valid answer for each question."""
         if self._stop.is_set():
-            raise OracleError("stopped", fatal=True)
+            raise _StoppedError("stopped", fatal=True)
         try:
             answers = iter(self.oracle.answer(questions))
             for question in questions:
@@ -242,7 +272,10 @@ class Session:
             answer = replace(answer, usage=replace(answer.usage, cost=price))
         self._store.put(self._fingerprint, question, answer, with_indices=self._with_indices)
         self._budget.settle(question, answer.usage)
+        if not has_methods(self.oracle, "worst_case"):
+            self._pacer.charge(answer.usage.tokens)
         with self._lock:
+            self._failures_in_a_row = 0
             self.tally.asked += 1
             self.tally.abstained += answer.choice is None
         self._observe(question, answer)

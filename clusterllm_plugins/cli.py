@@ -45,10 +45,14 @@ Output = Annotated[Path | None, typer.Option("--output", "-o", help="file to wri
 @contextmanager
 def _one_line_errors() -> Iterator[None]:
     """Show a user's mistake as one line with exit code 2, and warnings as one line each."""
+    shown: set[str] = set()
 
     def show(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
         prefix = "warning" if issubclass(category, ClusterLLMWarning) else category.__name__
-        print(f"{prefix}: {message}", file=sys.stderr)
+        line = f"{prefix}: {message}"
+        if line not in shown:  # plugins are looked for more than once
+            print(line, file=sys.stderr)
+        shown.add(line)
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", ClusterLLMWarning)

@@ -32,7 +32,7 @@ def read_config(path: Path) -> dict[str, Any]:
         ClusterLLMError: If it cannot be read, is not TOML, or has a key that is no setting.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ClusterLLMError(f"{path}: cannot read the config ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -58,7 +58,7 @@ def merge(config: Mapping[str, Any], options: Mapping[str, Any], assignments: Se
     for name, value in options.items():
         if value is None:
             continue
-        if name in COMPONENTS and settings.get(name, {}).get("name") == value:
+        if name in COMPONENTS and (settings.get(name) or {}).get("name") == value:
             continue
         settings[name] = _as_table(name, value)
     for assignment in assignments:
@@ -67,7 +67,7 @@ def merge(config: Mapping[str, Any], options: Mapping[str, Any], assignments: Se
             raise ClusterLLMError(f"--set {assignment!r}: write KEY=VALUE, for example oracle.model=gpt-4o")
         _assign(settings, key.strip(), _value(text))
     for name in COMPONENTS:
-        if name in settings and "name" not in settings[name]:
+        if settings.get(name) is not None and "name" not in settings[name]:
             raise ClusterLLMError(f"{name}.name is missing: say which {name} these settings are for")
     return settings
 
@@ -81,17 +81,26 @@ def parse_n_clusters(text: str) -> int | tuple[int, int] | str:
     low, dash, high = text.partition("-")
     if text == "auto":
         return "auto"
-    if low.isdigit() and not dash:
+    if _is_number(low) and not dash:
         return int(low)
-    if low.isdigit() and high.isdigit():
+    if _is_number(low) and _is_number(high):
         return int(low), int(high)
     raise ClusterLLMError(f"--n-clusters takes a number, LOW-HIGH or auto, not {text!r}")
 
 
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
 def _as_table(name: str, value: Any) -> Any:
-    if name in COMPONENTS and isinstance(value, str):
+    """Return a component as a table with its name; ``None`` turns the oracle off."""
+    if name not in COMPONENTS or value is None:
+        return value
+    if isinstance(value, str):
         return {"name": value}
-    return dict(value) if isinstance(value, Mapping) else value
+    if not isinstance(value, Mapping):
+        raise ClusterLLMError(f"{name} must be a name or a table with a name, not {value!r}")
+    return dict(value)
 
 
 def _assign(settings: dict[str, Any], key: str, value: Any) -> None:
@@ -100,7 +109,7 @@ def _assign(settings: dict[str, Any], key: str, value: Any) -> None:
     if dot:
         if name not in COMPONENTS:
             raise ClusterLLMError(f"--set {key}: only {' and '.join(COMPONENTS)} have settings of their own")
-        settings.setdefault(name, {})[inner] = value
+        settings[name] = {**(settings.get(name) or {}), inner: value}
     else:
         settings[name] = _as_table(name, value)
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clusterllm_plugins.errors import ClusterLLMWarning, DataError
+from clusterllm_plugins.files import is_unicode
 from clusterllm_plugins.redaction import Redaction
 
 Positions = NDArray[np.int64]
@@ -56,6 +57,8 @@ def check_texts(texts: Sequence[str]) -> list[str]:
     for position, text in enumerate(listed):
         if not isinstance(text, str):
             raise DataError(f"text {position} is {type(text).__name__}, not a str")
+        if not is_unicode(text):
+            raise DataError(f"text {position} holds half of a surrogate pair, which is no character")
     return listed
 
 

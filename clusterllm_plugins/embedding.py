@@ -24,10 +24,11 @@ def distinct_longest_first(texts: Sequence[str]) -> tuple[list[str], NDArray[np.
     return distinct, np.array([place[text] for text in texts], dtype=np.int64)
 
 
-def fit_if_needed(embedder: Embedder, texts: Sequence[str]) -> None:
+def fit_if_needed(embedder: Embedder, texts: Sequence[str], progress: bool = False) -> None:
     """Let an embedder that learns from the corpus do so, unless it already has."""
     if has_methods(embedder, "fit") and not optional(embedder, "fitted", False):
-        embedder.fit(texts)  # type: ignore[attr-defined]
+        with Bar.at_work("learning from the texts", progress):
+            embedder.fit(texts)  # type: ignore[attr-defined]
 
 
 def embed_texts(embedder: Embedder, texts: Sequence[str], progress: bool = False) -> Vectors:

@@ -22,10 +22,11 @@ from clusterllm_plugins.embedding import check_embeddings, fit_if_needed
 from clusterllm_plugins.errors import DataError
 from clusterllm_plugins.fitting import FitSettings, Fitted, embed_corpus, fit_paper
 from clusterllm_plugins.plugins import Plugins
-from clusterllm_plugins.protocols import Embedder, Labels, Oracle, Vectors, has_methods
+from clusterllm_plugins.protocols import Embedder, Labels, Oracle, Vectors, has_methods, optional
 from clusterllm_plugins.questions import Answer, Question, Usage
 from clusterllm_plugins.quoting import quote_paper
 from clusterllm_plugins.recording import Known, answer_lines
+from clusterllm_plugins.redaction import Redaction
 from clusterllm_plugins.settings import check_settings, cluster_range, seed_of
 from clusterllm_plugins.space import Space
 from clusterllm_plugins.store import AnswerStore
@@ -172,11 +173,13 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         plugins, _, _ = self._prepared(texts, warn=False)
         self._oracle(plugins)
         resolve_embedder(plugins, self.embedder)
+        if self.store is not None:
+            AnswerStore(self.store).close()
 
     def _assigned(self, texts: Sequence[str]) -> tuple[Labels, Vectors]:
         """Return labels of new texts and their normalised vectors; a row of zeros for an empty text."""
         self._check_fitted()
-        redaction = resolve_redaction(Plugins(), self.redact)
+        redaction = resolve_redaction(Plugins(), self.redact) if self.redact else Redaction()
         clean = [redaction.text(text) for text in check_texts(texts)]
         kept = np.array([place for place, text in enumerate(clean) if text.strip()], dtype=np.int64)
         labels = np.full(len(clean), -1, dtype=np.int64)
@@ -265,7 +268,7 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
             space, spec = Space(None, frozen=True), None
         else:
             embedder, spec = resolve_embedder(plugins, self.embedder)
-            fit_if_needed(embedder, [corpus.texts[position] for position in corpus.kept])
+            fit_if_needed(embedder, [corpus.texts[position] for position in corpus.kept], self.progress)
             space = Space(embedder, frozen=embeddings is not None)
         if embeddings is not None:
             return space, spec, check_embeddings(embeddings, len(corpus.texts))
@@ -312,6 +315,7 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
             "requested_method": self.method,
             "embedder": fitted.space.embedder.fingerprint if fitted.space.embedder else "precomputed",
             "oracle": session.oracle.fingerprint if session else None,
+            "oracle_note": optional(session.oracle, "note") if session else None,
             "questions": session.tally.to_dict() if session else None,
             **fitted.report,
             "warnings": [*corpus.notes, *fitted.notes],

@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from clusterllm_plugins.errors import DataError, MissingExtraError
 
+LONGEST_FIELD = 2**31 - 1  # characters of a CSV field
 SUFFIXES = (".jsonl", ".csv", ".txt", ".parquet")
 
 
@@ -37,20 +38,30 @@ def read_texts(path: Path, text_field: str = "text", label_field: str | None = N
         DataError: If the file is missing, empty, not UTF-8, or a line is not what the format says; the message
             has its number.
     """
-    if path.suffix not in SUFFIXES:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
         raise DataError(f"{path}: unknown kind of file, give one of {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     readers = {".jsonl": _read_jsonl, ".csv": _read_csv, ".txt": _read_txt, ".parquet": _read_parquet}
     texts: list[str] = []
     labels: list[str] = []
-    for where, record in readers[path.suffix](path):
+    for where, record in readers[suffix](path):
         texts.append(_field(record, text_field, where, must_be_text=True))
         if label_field is not None:
             labels.append(_field(record, label_field, where, must_be_text=False))
     if not texts:
         raise DataError(f"{path}: the file is empty")
     return TextFile(texts, None if label_field is None else labels)
+
+
+def is_unicode(text: str) -> bool:
+    """Return whether a text can be written as UTF-8: a lone surrogate, valid in JSON, cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _field(record: dict[str, Any], name: str, where: str, *, must_be_text: bool) -> str:
@@ -60,19 +71,24 @@ def _field(record: dict[str, Any], name: str, where: str, *, must_be_text: bool)
     value = record[name]
     if must_be_text and not isinstance(value, str):
         raise DataError(f"{where}: field {name!r} is {type(value).__name__}, not a text")
-    return str(value)
+    text = str(value)
+    if not is_unicode(text):
+        raise DataError(f"{where}: field {name!r} holds half of a surrogate pair, which is no character")
+    return text
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the lines of a UTF-8 file with their numbers, split at line feeds only."""
-    number = 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise DataError(f"{path}, line {number}: not UTF-8 ({error.reason})") from error
-            yield number, text.rstrip("\r\n")
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    raise DataError(f"{path}, line {number}: not UTF-8 ({error.reason})") from error
+                yield number, text.rstrip("\r\n")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -82,8 +98,9 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         where = f"{path}, line {number}"
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{where}: not JSON ({error.msg})") from error
+        except (ValueError, RecursionError) as error:  # also of absurdly long numbers and deep nesting
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else error
+            raise DataError(f"{where}: not JSON ({reason})") from error
         if not isinstance(record, dict):
             raise DataError(f"{where}: a line must be a JSON object")
         yield where, record
@@ -91,6 +108,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _read_csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     reader = csv.DictReader((line + "\n" for _, line in _lines(path)), strict=True)
+    limit = csv.field_size_limit(LONGEST_FIELD)  # the default is 131,072 characters, for all of the process
     try:
         for record in reader:
             where = f"{path}, line {reader.line_num}"
@@ -99,6 +117,8 @@ def _read_csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield where, record
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: not CSV ({error})") from error
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _read_txt(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -129,17 +149,32 @@ def replacing(path: Path) -> Iterator[IO[str]]:
     Raises:
         DataError: If it cannot be written.
     """
+    target = path.resolve()  # a link stays a link
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with path.open("w", encoding="utf-8") as file:  # a pipe or a terminal is written into
+            yield file
+        return
     try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror}); give another place") from error
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             yield file
-        os.replace(name, path)
+        try:
+            os.chmod(name, 0o666 & ~_umask())  # a temporary file is its maker's alone
+            os.replace(name, target)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be written ({error.strerror}); give another place") from error
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:

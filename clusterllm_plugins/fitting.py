@@ -26,6 +26,7 @@ from clusterllm_plugins.granularity import (
 )
 from clusterllm_plugins.hierarchy import build_hierarchy
 from clusterllm_plugins.naming import name_clusters
+from clusterllm_plugins.progress import Bar
 from clusterllm_plugins.protocols import Labels, Vectors
 from clusterllm_plugins.questions import Question, pair_question, triplet_question
 from clusterllm_plugins.recording import Known
@@ -119,7 +120,7 @@ def fit_paper(
         "how": granularity.how,
         "curve": [list(point) for point in granularity.curve],
     }
-    return _clustered(corpus, space, vectors, granularity.n_clusters, settings.seed, notes, report)
+    return _clustered(corpus, space, vectors, granularity.n_clusters, settings, notes, report)
 
 
 def perspective_questions(
@@ -211,7 +212,9 @@ def _granularity(
 
 
 def _unasked(corpus: Corpus, vectors: Vectors, settings: FitSettings) -> Granularity:
-    return choose_unasked(normalise(vectors[corpus.distinct]), settings.low, settings.high, settings.seed)
+    return choose_unasked(
+        normalise(vectors[corpus.distinct]), settings.low, settings.high, settings.seed, settings.progress
+    )
 
 
 def _clustered(
@@ -219,13 +222,18 @@ def _clustered(
     space: Space,
     vectors: Vectors,
     n_clusters: int,
-    seed: int,
+    settings: FitSettings,
     notes: list[str],
     report: dict[str, Any],
 ) -> Fitted:
     """Cluster the refined vectors by k-means (paper, section 4.1) and name what comes out."""
     unit = normalise(vectors[corpus.kept])
-    kept_labels, centroids = kmeans(unit, n_clusters, seed)
+    with Bar.at_work("clustering", settings.progress):
+        kept_labels, centroids = kmeans(unit, n_clusters, settings.seed)
+    if len(centroids) < n_clusters:
+        note = f"the texts have only {len(centroids)} distinct vectors: there are not {n_clusters} clusters"
+        notes.append(note)
+        warnings.warn(note, ClusterLLMWarning, stacklevel=4)
     labels = np.full(len(corpus.texts), -1, dtype=np.int64)
     labels[corpus.kept] = kept_labels
     scores = np.zeros(len(corpus.texts))

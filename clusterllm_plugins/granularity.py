@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clusterllm_plugins.hierarchy import Hierarchy
+from clusterllm_plugins.progress import Bar
 from clusterllm_plugins.protocols import Labels, Vectors
 from clusterllm_plugins.questions import Answer, Question
 from clusterllm_plugins.vectors import kmeans
@@ -127,7 +128,7 @@ def answered_pairs(questions: Sequence[Question], answers: Sequence[Answer]) -> 
             yield question.anchor_index, right, answer.choice == "yes"
 
 
-def choose_unasked(vectors: Vectors, low: int, high: int, seed: int) -> Granularity:
+def choose_unasked(vectors: Vectors, low: int, high: int, seed: int, progress: bool = False) -> Granularity:
     """Choose the number of clusters by silhouette and stability alone, on a sample of the texts.
 
     For some numbers between ``low`` and ``high``, evenly spaced in their logarithm: the silhouette of k-means
@@ -143,11 +144,14 @@ def choose_unasked(vectors: Vectors, low: int, high: int, seed: int) -> Granular
     most = min(high, len(sample) - 1)
     spaced = np.geomspace(max(low, 2), max(most, 2), UNASKED_CANDIDATES).round().astype(int)
     curve = []
-    for number in sorted(set(spaced.tolist())):
-        labels, _ = kmeans(sample, number, seed)
-        other, _ = kmeans(sample, number, seed + 1)
-        silhouette = silhouette_score(sample, labels) if 1 < _count(labels) < len(sample) else 0.0
-        curve.append((number, round(float(silhouette + adjusted_rand_score(labels, other)), 6)))
+    numbers = sorted(set(spaced.tolist()))
+    with Bar(len(numbers), "numbers of clusters", progress, unit="number") as bar:
+        for number in numbers:
+            labels, _ = kmeans(sample, number, seed)
+            other, _ = kmeans(sample, number, seed + 1)
+            silhouette = silhouette_score(sample, labels) if 1 < _count(labels) < len(sample) else 0.0
+            curve.append((number, round(float(silhouette + adjusted_rand_score(labels, other)), 6)))
+            bar.advance()
     best = max(curve, key=lambda point: point[1])[0]
     return Granularity(best, "silhouette and stability of the vectors; no oracle was asked", curve)
 

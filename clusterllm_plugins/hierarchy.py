@@ -84,7 +84,8 @@ class _Pool:
 
     def __init__(self, vectors: Vectors, weights: NDArray[np.float64] | None) -> None:
         n = len(vectors)
-        self._centroids = np.array(vectors, dtype=np.float32)
+        # About their mean: far from the origin, squared lengths would swallow the distances.
+        self._centroids = np.asarray(vectors - vectors.mean(axis=0, dtype=np.float64), dtype=np.float32)
         self._weights = np.ones(n) if weights is None else np.array(weights, dtype=np.float64)
         self._squares = (self._centroids.astype(np.float64) ** 2).sum(axis=1)
         self._nodes = np.arange(n)

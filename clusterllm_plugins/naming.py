@@ -8,6 +8,7 @@ every cluster alike is a stop word in any language, without a list.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
@@ -20,19 +21,27 @@ TERMS_PER_NAME = 3
 
 _WORD = re.compile(r"[^\W\d_]{2,}")
 # Written without spaces: two characters stand in for a word.
-_UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+")
+_UNSPACED = re.compile(r"([\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+)")
 
 
 def terms_of(text: str) -> list[str]:
-    """Return the words of a text in lower case; of scripts without spaces, each two neighbouring characters."""
+    """Return the words in lower case; of scripts without spaces, each two neighbouring characters."""
     terms: list[str] = []
-    for word in _WORD.findall(text.lower()):
-        if _UNSPACED.search(word):
-            for run in _UNSPACED.findall(word):
-                terms += [run[i : i + 2] for i in range(max(1, len(run) - 1))]
-        else:
-            terms.append(word)
+    for word in _words(text.lower()):
+        for part in _UNSPACED.split(word):
+            if _UNSPACED.fullmatch(part):
+                terms += [part[i : i + 2] for i in range(max(1, len(part) - 1))]
+            elif len(part) > 1:
+                terms.append(part)
     return terms
+
+
+def _words(text: str) -> list[str]:
+    if text.isascii():
+        return _WORD.findall(text)
+    # Vowel signs and accents that follow a letter are marks, which no regular expression of Python's knows.
+    kept = "".join(char if char.isalpha() or unicodedata.category(char)[0] == "M" else " " for char in text)
+    return [word for word in kept.split() if len(word) > 1]
 
 
 def keywords(texts: Sequence[str], labels: Labels, n_clusters: int, n_terms: int = 10) -> list[list[str]]:
@@ -69,7 +78,7 @@ def _best(counts: Counter[str], number: dict[str, int], weight: NDArray[np.float
     size = sum(counts.values())
     scored = [(count / size * weight[number[term]], term) for term, count in counts.items()]
     # Equal scores in alphabetical order: the same on every run.
-    return [term for score, term in sorted(scored, key=lambda pair: (-pair[0], pair[1]))[:n_terms] if score > 0]
+    return [term for score, term in sorted(scored, key=lambda pair: (-pair[0], pair[1]))[:n_terms] if score > 1e-9]
 
 
 def name_clusters(texts: Sequence[str], labels: Labels, n_clusters: int) -> list[str]:

@@ -21,7 +21,7 @@ from typing import Any
 import pluggy
 
 from clusterllm_plugins import hookspecs
-from clusterllm_plugins.errors import ClusterLLMWarning, PluginError
+from clusterllm_plugins.errors import ClusterLLMError, ClusterLLMWarning, PluginError
 from clusterllm_plugins.hookspecs import PROJECT, Factory
 from clusterllm_plugins.protocols import (
     Embedder,
@@ -29,6 +29,7 @@ from clusterllm_plugins.protocols import (
     check_embedder_protocol,
     check_oracle_protocol,
 )
+from clusterllm_plugins.questions import OracleError
 
 DISTRIBUTION = "clusterllm-plugins"
 KINDS = ("oracle", "embedder", "redactor")
@@ -51,11 +52,14 @@ class Registration:
         module, _, attribute = self.factory.partition(":")
         try:
             loaded = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # whatever a stranger's module does when it is imported
             raise PluginError(
                 f"{kind} {self.name!r} of plugin {self.plugin!r}: cannot load {self.factory!r} ({error})"
             ) from error
-        assert callable(loaded)
+        if not callable(loaded):
+            raise PluginError(
+                f"{kind} {self.name!r} of plugin {self.plugin!r}: cannot load {self.factory!r} (not callable)"
+            )
         factory: Callable[..., Any] = loaded
         return factory
 
@@ -116,15 +120,12 @@ class Plugins:
         name = _plugin_name(entry_point)
         try:
             self.register(entry_point.load(), name)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
             if os.environ.get("CLUSTERLLM_STRICT_PLUGINS") == "1":
-                raise PluginError(f"plugin {name!r} is broken: {error}") from error
-            self.broken.append(BrokenPlugin(name, f"{type(error).__name__}: {error}"))
-            warnings.warn(
-                f"plugin {name!r} is skipped: {type(error).__name__}: {error}",
-                ClusterLLMWarning,
-                stacklevel=4,
-            )
+                raise PluginError(f"plugin {name!r} is broken: {reason}") from error
+            self.broken.append(BrokenPlugin(name, reason))
+            warnings.warn(f"plugin {name!r} is skipped: {reason}", ClusterLLMWarning, stacklevel=4)
 
     def register(self, plugin: ModuleType | object, name: str) -> None:
         """Register a plugin and what it brings; on any error nothing of it stays.
@@ -132,14 +133,17 @@ class Plugins:
         Raises:
             PluginError: If it misspells a hook or registers a name that is taken.
         """
-        self.manager.register(plugin, name)
+        if self.manager.is_registered(plugin) or self.manager.has_plugin(name):
+            raise PluginError(f"plugin {name!r} is already registered")
         try:
+            self.manager.register(plugin, name)
             self.manager.check_pending()
             staged = {kind: self._collect(kind, plugin, name) for kind in KINDS}
         except BaseException as error:
-            self.manager.unregister(plugin)
+            if self.manager.is_registered(plugin):
+                self.manager.unregister(plugin)
             if isinstance(error, pluggy.PluginValidationError):
-                raise PluginError(str(error)) from error
+                raise PluginError(" ".join(str(error).split())) from error
             raise
         for kind, registrations in staged.items():
             self.registrations[kind].update(registrations)
@@ -212,7 +216,15 @@ class Plugins:
             raise PluginError(self._unknown(kind, name))
         factory = registration.load(kind)
         _check_settings(factory, settings, f"{kind} {name!r}")
-        return factory(**settings)
+        try:
+            return factory(**settings)
+        except (ClusterLLMError, OracleError):
+            raise
+        except Exception as error:
+            given = ", ".join(settings) or "no settings"
+            raise PluginError(
+                f"{kind} {name!r}: cannot be made with {given} ({type(error).__name__}: {error})"
+            ) from error
 
     def _unknown(self, kind: str, name: str) -> str:
         known = sorted(self.registrations[kind])
@@ -228,7 +240,15 @@ class Plugins:
 
 def describe_settings(factory: Callable[..., Any]) -> str:
     """Return a factory's settings with their defaults, as in its signature."""
-    return ", ".join(str(parameter) for parameter in _parameters(factory).values()) or "no settings"
+    return ", ".join(map(_describe_parameter, _parameters(factory).values())) or "no settings"
+
+
+def _describe_parameter(parameter: inspect.Parameter) -> str:
+    text, annotation = parameter.name, parameter.annotation
+    if annotation is not parameter.empty:
+        # Postponed annotations are strings, which inspect would show in quotation marks.
+        text += f": {annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)}"
+    return text if parameter.default is parameter.empty else f"{text} = {parameter.default!r}"
 
 
 def _entry_points() -> Iterator[EntryPoint]:

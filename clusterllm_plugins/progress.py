@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from tqdm import tqdm
@@ -27,6 +29,15 @@ class Bar:
             delay=0.5,
             dynamic_ncols=True,
         )
+
+    @classmethod
+    @contextmanager
+    def at_work(cls, description: str, enabled: bool) -> Iterator[None]:
+        """Show that a single step is being done whose inside cannot be watched."""
+        with cls(1, description, enabled) as bar:
+            bar._bar.refresh()
+            yield
+            bar.advance()
 
     def advance(self, steps: int = 1) -> None:
         """Show that some steps are done."""

@@ -17,7 +17,8 @@ from clusterllm_plugins.questions import NONE, Answer, Completion, Question, Usa
 PROMPT_VERSION = "1"
 MAX_TEXT_CHARACTERS = 2000
 
-_NUMBER_WORDS = {"one": "1", "first": "1", "two": "2", "second": "2"}
+_ORDINALS = {"first": "1", "second": "2", "third": "3", "fourth": "4", "fifth": "5", "sixth": "6"}
+_CARDINALS = {"one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6"}
 _NEGATION = re.compile(r"\b(?:neither|none|not any|no (?:match|group|option|choice))\b", re.IGNORECASE)
 
 
@@ -66,7 +67,8 @@ def parse(reply: str, choices: Sequence[str]) -> str | None:
     ``"Choice 1"``, ``"1."``, ``"(1)"``, ``"Answer: yes"`` and a long reply whose last line is one of these are
     all read.
     """
-    text = re.sub(r"<think>.*?</think>", "", reply, flags=re.DOTALL).strip().lower()
+    # Thinking aloud names every choice; without an end it was cut short.
+    text = re.sub(r"<think>.*?(?:</think>|$)", "", reply, flags=re.DOTALL).strip().lower()
     for part in (text, text.rsplit("\n", 1)[-1]):
         named = _named(part, choices)
         if len(named) == 1:
@@ -78,10 +80,11 @@ def _named(text: str, choices: Sequence[str]) -> set[str]:
     """Return the choices that stand in ``text`` as words of their own."""
     words = re.findall(r"[^\W_]+", text)
     named = {choice for choice in choices if choice in words}
-    if not named and "1" in choices:
-        named = {_NUMBER_WORDS[w] for w in words if _NUMBER_WORDS.get(w) in choices}
-    if NONE in choices and _NEGATION.search(text):
-        named.add(NONE)
+    if "1" in choices and _NEGATION.search(text):
+        return named | {NONE} if NONE in choices else named
+    for numbers in (_ORDINALS, _CARDINALS):  # "the second one" is the second
+        if not named and "1" in choices:
+            named = {numbers[word] for word in words if numbers.get(word) in choices}
     return named
 
 
@@ -118,7 +121,11 @@ class PromptedOracle(ABC):
 
     def worst_case(self, question: Question) -> Usage:
         """Return an upper bound: a token is at least a byte, and a chat adds fewer than 32 of its own."""
-        return Usage(len(render(question).encode()) + 32, self.max_output_tokens, 1)
+        return self.worst_case_of(render(question))
+
+    def worst_case_of(self, prompt: str) -> Usage:
+        """Return an upper bound of what one completion of ``prompt`` takes."""
+        return Usage(len(prompt.encode()) + 32, self.max_output_tokens, 1)
 
 
 def _perspective(question: Question) -> str:

@@ -33,7 +33,8 @@ class Oracle(Protocol):
     * ``max_retries`` (5), ``requests_per_minute``, ``tokens_per_minute``: for the session, which retries;
     * ``worst_case(question) -> Usage``: the most that one attempt can take; without it a cap on tokens or
       money is an error;
-    * ``describe(texts) -> Completion``: a name for a group of texts.
+    * ``describe(texts) -> Completion``: a name for a group of texts;
+    * ``note``: what a reader of the results must know about the answers, for the report.
 
     It signals trouble with :class:`OracleError` and does not retry by itself.
     """

@@ -67,7 +67,7 @@ class Question:
     def _check_choice(self) -> None:
         shape = _shape(self.indices)
         groups = shape[1:]
-        if len(groups) < 2 or shape[0] != 1 or not all(isinstance(g, tuple) and g for g in groups):
+        if len(groups) < 2 or shape[0] != 1 or not all(isinstance(g, tuple) and set(g) == {1} for g in groups):
             raise ValueError(f"a choice's indices are (anchor, (a1, ..), (b1, ..), ...), not {self.indices!r}")
         numbers = tuple(str(number) for number in range(1, len(groups) + 1))
         if self.choices not in (numbers, (*numbers, NONE)):
@@ -180,9 +180,9 @@ class Usage:
     cost: float | None = None
 
     def __add__(self, other: Usage) -> Usage:
-        # The cost of a sum is known only as far as its parts with any requests are.
+        # The cost of a sum is known only where that of every part is which took anything.
         known = [part.cost for part in (self, other) if part.cost is not None]
-        unknown = any(part.cost is None and part.requests for part in (self, other))
+        unknown = any(part.cost is None and (part.requests or part.tokens) for part in (self, other))
         return Usage(
             self.input_tokens + other.input_tokens,
             self.output_tokens + other.output_tokens,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,9 +58,11 @@ def text_hash(text: str) -> str:
 
 def _read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines: a JSON string may hold other line separators than the line feed.
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot read recorded answers ({error})") from error
+        reason = error.strerror if isinstance(error, OSError) else error.reason
+        raise DataError(f"{path}: cannot read recorded answers ({reason})") from error
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -92,13 +95,23 @@ def _read_record(record: dict[str, Any], texts: Sequence[str], where: str) -> tu
             raise
         raise DataError(f"{where}: not a question ({error})") from error
     hashes = record.get("hashes")
-    if hashes is not None and _map_nested(list(question.texts), text_hash) != hashes:
+    # The hashes are of the texts as they were; those that were sent may have been redacted.
+    were_sent = record.get("texts") == _map_nested(question.texts, str)
+    if hashes is not None and not were_sent and _map_nested(question.texts, text_hash) != hashes:
         raise DataError(f"{where}: the texts are not those that the question was about; give the same file")
     choice = record["choice"]
     if choice is not None and choice not in question.choices:
         raise DataError(f"{where}: {choice!r} is not one of the choices {', '.join(question.choices)}")
-    usage = Usage(**(record.get("usage") or {}))
+    usage = _read_usage(record.get("usage"), where)
     return question, Answer(choice, record.get("confidence"), usage, record.get("error"))
+
+
+def _read_usage(record: Any, where: str) -> Usage:
+    if record is None:
+        return Usage()
+    if not isinstance(record, dict):
+        raise DataError(f"{where}: usage must be an object, not {record!r}")
+    return Usage(**{field.name: record[field.name] for field in fields(Usage) if field.name in record})
 
 
 def _default_choices(kind: str, indices: list[Any]) -> tuple[str, ...]:

@@ -15,12 +15,17 @@ from clusterllm_plugins.plugins import Redactor
 from clusterllm_plugins.questions import Question
 
 
+class RedactedText(str):
+    """A text that redactors have passed: known by its type, as a raw text may read the same."""
+
+    __slots__ = ()
+
+
 class Redaction:
-    """Applies redactors in their order; a text that it made itself passes a second time unchanged."""
+    """Applies redactors in their order; a text that they have passed passes a second time unchanged."""
 
     def __init__(self, redactors: Sequence[tuple[str, Redactor]] = ()) -> None:
         self._redactors = list(redactors)
-        self._clean: set[str] = set()
 
     def text(self, text: str) -> str:
         """Return ``text`` with everything redacted.
@@ -28,7 +33,7 @@ class Redaction:
         Raises:
             ClusterLLMError: If a redactor fails; the message never shows the text.
         """
-        if not self._redactors or text in self._clean:
+        if not self._redactors or isinstance(text, RedactedText):
             return text
         for name, redactor in self._redactors:
             try:
@@ -42,8 +47,7 @@ class Redaction:
                 raise ClusterLLMError(
                     f"redactor {name!r} returned {type(text).__name__} instead of a text: nothing was sent"
                 )
-        self._clean.add(text)
-        return text
+        return RedactedText(text)
 
     def question(self, question: Question) -> Question:
         """Return ``question`` with its texts and demonstrations redacted."""

@@ -155,6 +155,9 @@ def _for_people(summary: dict[str, Any], folder: Path) -> str:
     if questions:
         counts = ", ".join(f"{count} {name}" for name, count in questions.items() if count)
         lines.append(f"questions: {counts or 'none'}; tokens: {_tokens(summary)}")
+    lines.append(f"embedder: {summary['report']['embedder']}; refinement: {summary['report']['refinement']}")
+    if summary["report"]["oracle_note"]:
+        lines.append(f"note: {summary['report']['oracle_note']}")
     if "evaluation" in summary:
         measures = summary["evaluation"]
         lines.append(

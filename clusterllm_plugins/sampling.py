@@ -37,7 +37,7 @@ def first_clustering(vectors: Vectors, seed: int, progress: bool = False) -> Lab
     Returns:
         Labels, shape (n,).
     """
-    n_clusters = min(FIRST_CLUSTERS, max(2, len(vectors) // TEXTS_PER_CLUSTER))
+    n_clusters = min(FIRST_CLUSTERS, max(2, len(vectors) // TEXTS_PER_CLUSTER), len(vectors))
     if len(vectors) <= DIRECT_LIMIT:
         return cut(ward_tree(vectors, progress=progress), n_clusters)
     from sklearn.cluster import MiniBatchKMeans

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,14 +27,31 @@ def check_settings(settings: dict[str, Any]) -> None:
             raise ClusterLLMError(f"{name} must be a whole number of at least {least}, not {settings[name]!r}")
     for name in ("max_cost", "max_tokens"):
         value = settings[name]
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if value is not None and not (is_number and value >= 0):
             raise ClusterLLMError(f"{name} must be a number of at least 0 or None, not {value!r}")
     instruction = settings["instruction"]
     if instruction is not None and not isinstance(instruction, str):
         raise ClusterLLMError(f"instruction must be a text or None, not {instruction!r}")
-    for demonstration in settings["demonstrations"]:
-        if len(demonstration) != 3 or demonstration[2] not in ("yes", "no"):
-            raise ClusterLLMError(f"a demonstration is (left, right, 'yes' or 'no'), not {tuple(demonstration)!r}")
+    store = settings["store"]
+    if store is not None and not isinstance(store, str | Path):
+        raise ClusterLLMError(f"store must be a path or None, not {store!r}")
+    if not isinstance(settings["redact"], list | tuple):
+        raise ClusterLLMError(f"redact must be a list of redactors, not {settings['redact']!r}")
+    _check_demonstrations(settings["demonstrations"])
+
+
+def _check_demonstrations(demonstrations: Any) -> None:
+    if not isinstance(demonstrations, list | tuple):
+        raise ClusterLLMError(f"demonstrations must be a list, not {demonstrations!r}")
+    for example in demonstrations:
+        is_triple = isinstance(example, list | tuple) and len(example) == 3 and all(isinstance(x, str) for x in example)
+        if not is_triple or example[2] not in ("yes", "no"):
+            raise ClusterLLMError(f"a demonstration is (left, right, 'yes' or 'no'), not {_as_tuple(example)!r}")
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def cluster_range(n_clusters: Any, n_distinct: int) -> tuple[int, int]:
@@ -53,7 +72,9 @@ def cluster_range(n_clusters: Any, n_distinct: int) -> tuple[int, int]:
     if not 1 <= low <= high:
         raise ClusterLLMError(f"n_clusters must be at least 1, and low at most high, not {n_clusters!r}")
     if low > n_distinct:
-        raise ClusterLLMError(f"cannot make {low} clusters out of {n_distinct} distinct texts")
+        raise ClusterLLMError(
+            f"cannot make {low} clusters out of {n_distinct} distinct text{'' if n_distinct == 1 else 's'}"
+        )
     return low, min(high, n_distinct)
 
 

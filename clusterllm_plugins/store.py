@@ -66,10 +66,13 @@ class AnswerStore:
     def get(self, fingerprint: str, question: Question, *, with_indices: bool) -> Answer | None:
         """Return the stored answer, or None."""
         key = question.canonical(with_indices=with_indices)
-        with self._lock:
-            row = self._connection.execute(
-                "SELECT answer FROM answers WHERE fingerprint = ? AND key = ?", (fingerprint, key)
-            ).fetchone()
+        try:
+            with self._lock:
+                row = self._connection.execute(
+                    "SELECT answer FROM answers WHERE fingerprint = ? AND key = ?", (fingerprint, key)
+                ).fetchone()
+        except sqlite3.Error as error:
+            raise DataError(f"answer store {self.path}: {error}; give another path as the store") from error
         return None if row is None else Answer.from_dict(json.loads(row[0]))
 
     def put(self, fingerprint: str, question: Question, answer: Answer, *, with_indices: bool) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,7 +21,8 @@ def normalise(vectors: Vectors) -> Vectors:
 
 def standardise(vectors: Vectors) -> Vectors:
     """Return the columns with mean 0 and variance 1, shape (n, dim); a constant column becomes 0."""
-    centred = vectors - vectors.mean(axis=0)
+    wide = vectors.astype(np.float64)  # or a constant far from 0 would seem to vary
+    centred = wide - wide.mean(axis=0)
     deviations = centred.std(axis=0)
     scaled: Vectors = (centred / np.where(deviations > 1e-12, deviations, 1)).astype(np.float32)
     return scaled
@@ -47,12 +50,16 @@ def kmeans(vectors: Vectors, n_clusters: int, seed: int) -> tuple[Labels, Vector
 
     Returns:
         Labels, shape (n,), and centroids, shape (n_clusters, dim). Each row has the label of its nearest centroid.
+        There are fewer clusters where there are fewer distinct rows.
     """
     from sklearn.cluster import KMeans
 
-    model = KMeans(n_clusters=n_clusters, n_init=10, random_state=seed).fit(vectors)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of fewer distinct rows than clusters; the caller sees it
+        model = KMeans(n_clusters=n_clusters, n_init=10, random_state=seed).fit(vectors)
     centroids = np.asarray(model.cluster_centers_, dtype=np.float32)
-    return nearest(vectors, centroids), centroids
+    used = np.unique(nearest(vectors, centroids))
+    return nearest(vectors, centroids[used]), centroids[used]
 
 
 def nearest(vectors: Vectors, centroids: Vectors, block: int = 8192) -> Labels:

@@ -80,17 +80,22 @@ class LSAEmbedder:
 
         min_texts = self.min_texts if len(texts) >= 1000 else 1
         matrices = []
-        vocabularies, idfs = [], []
+        vocabularies: list[dict[str, int]] = []
+        idfs: list[np.ndarray[Any, np.dtype[np.float64]]] = []
         for analyser in _ANALYSERS:
             vectoriser = _vectoriser(analyser, min_df=min_texts, max_features=self.max_terms)
             try:
                 matrices.append(vectoriser.fit_transform(texts))
-            except ValueError as error:
-                raise ClusterLLMError(f"embedder 'lsa': the texts have no terms ({error})") from error
+            except ValueError:  # no term of this kind stands in enough texts
+                vocabularies.append({})
+                idfs.append(np.empty(0))
+                continue
             vocabularies.append({term: int(place) for term, place in vectoriser.vocabulary_.items()})
             idfs.append(np.asarray(vectoriser.idf_, dtype=np.float64))
+        if not matrices:
+            raise ClusterLLMError("embedder 'lsa': the texts have no terms in common, use another embedder")
         matrix = hstack(matrices).tocsr()
-        dimensions = max(1, min(self.dimensions, min(matrix.shape) - 1))
+        dimensions = max(1, min(self.dimensions, *matrix.shape))
         svd = TruncatedSVD(dimensions, random_state=0).fit(matrix)
         self._vocabularies, self._idfs = vocabularies, idfs
         # safetensors writes memory as it lies, and the SVD leaves it transposed.
@@ -104,11 +109,14 @@ class LSAEmbedder:
         """
         if self._components is None:
             raise ClusterLLMError("embedder 'lsa' learns from the corpus: call fit(texts) before embed")
+        if not len(texts):
+            return np.empty((0, len(self._components)), dtype=np.float32)
         from scipy.sparse import hstack
 
         parts = [
             _vectoriser(analyser, vocabulary=vocabulary, idf=idf).transform(texts)
             for analyser, vocabulary, idf in zip(_ANALYSERS, self._vocabularies, self._idfs, strict=True)
+            if vocabulary
         ]
         projected = hstack(parts).tocsr().astype(np.float32) @ self._components.T
         return normalise(np.asarray(projected, dtype=np.float32))

@@ -147,9 +147,10 @@ class SentenceTransformerEmbedder:
         limit = self.model.max_seq_length
         if limit is None:
             return
-        # A token is at least a character: only texts longer than that need counting.
-        long = [text for text in texts if len(text) > limit]
         tokenizer = self.model.tokenizer
+        # A token is at least a byte: only texts longer than that need counting.
+        longest = limit - tokenizer.num_special_tokens_to_add()
+        long = [text for text in texts if len(text.encode()) > longest]
         cut = sum(len(tokenizer(text, truncation=False, verbose=False)["input_ids"]) > limit for text in long)
         if cut:
             warnings.warn(

@@ -22,13 +22,13 @@ class OpenAIOracle(PromptedOracle):
     Args:
         model: The model's name at the endpoint.
         base_url: The endpoint, for example ``"http://localhost:11434/v1"``; ``None`` = OpenAI's own.
-        api_key_env: The environment variable that holds the key; ``None`` for a server without one.
+        api_key_env: The environment variable that holds the key; ``None`` or ``""`` for a server without one.
         concurrency: Requests at once.
         timeout: Seconds until a request counts as failed.
         max_retries: Attempts after the first one, made by the session.
         requests_per_minute: A limit for the session; ``None`` = none.
         tokens_per_minute: Likewise.
-        temperature: 0 = the likeliest answer.
+        temperature: 0 = the likeliest answer; ``None`` = not sent, for a model that takes none.
         max_output_tokens: The most tokens of a reply; a model that thinks aloud needs many.
         input_price: US dollars per million input tokens; ``None`` = unknown.
         output_price: US dollars per million output tokens; ``None`` = unknown.
@@ -48,16 +48,18 @@ class OpenAIOracle(PromptedOracle):
         max_retries: int = 5,
         requests_per_minute: int | None = None,
         tokens_per_minute: int | None = None,
-        temperature: float = 0.0,
+        temperature: float | None = 0.0,
         max_output_tokens: int = 16,
         input_price: float | None = None,
         output_price: float | None = None,
     ) -> None:
         if importlib.util.find_spec("openai") is None:
             raise MissingExtraError("oracle 'openai'", "openai")
+        api_key_env = api_key_env or None  # TOML has no null
         if api_key_env is not None and not api_key_env.isidentifier():
             # Never quoted: it may be the key itself.
             raise ClusterLLMError("oracle 'openai': api_key_env takes the name of an environment variable, not a key")
+        base_url = base_url or os.environ.get("OPENAI_BASE_URL")  # which the library would read by itself
         self.fingerprint = (
             f"openai:{base_url or 'openai'}:{model}:t{temperature}:m{max_output_tokens}:p{PROMPT_VERSION}"
         )
@@ -82,18 +84,23 @@ class OpenAIOracle(PromptedOracle):
     def complete(self, prompt: str, choices: Sequence[str]) -> Completion:
         """Return the model's reply; the library's own retries are off, since the session retries."""
         import openai
+        from openai.types.chat import ChatCompletion
 
         try:
             reply = self._connected().chat.completions.create(
                 model=self.model,
                 messages=[{"role": "user", "content": prompt}],
-                temperature=self.temperature,
-                **self._limit(),
+                **self._sampling(),
             )
         except openai.APIError as error:
             raise self._translated(error) from None
+        except ValueError as error:  # not JSON: some other server answered
+            raise OracleError(f"oracle 'openai' ({self.model}): {error}", retryable=True) from error
+        if not isinstance(reply, ChatCompletion):
+            raise OracleError(f"oracle 'openai' ({self.model}): not a chat completion: {reply!r:.80}", retryable=True)
         used = reply.usage
-        usage = Usage(used.prompt_tokens, used.completion_tokens, 1) if used else Usage(requests=1)
+        # A server that does not count is taken to have used the most.
+        usage = Usage(used.prompt_tokens, used.completion_tokens, 1) if used else self.worst_case_of(prompt)
         text = (reply.choices[0].message.content or "") if reply.choices else ""
         return Completion(text, self._priced(usage))
 
@@ -116,15 +123,18 @@ class OpenAIOracle(PromptedOracle):
         if not key:
             raise OracleError(
                 f"oracle 'openai': the environment variable {self._api_key_env} holds no key; "
-                "set it, or set api_key_env to none for a server without one",
+                'set it, or set api_key_env to "" for a server without one',
                 fatal=True,
             )
         return key
 
-    def _limit(self) -> dict[str, Any]:
-        # OpenAI's newer models know only the second name, other servers only the first.
-        name = "max_tokens" if self.base_url else "max_completion_tokens"
-        return {name: self.max_output_tokens}
+    def _sampling(self) -> dict[str, Any]:
+        # OpenAI's newer models know only the second name of the limit, other servers only the first.
+        limit = "max_tokens" if self.base_url else "max_completion_tokens"
+        settings: dict[str, Any] = {limit: self.max_output_tokens}
+        if self.temperature is not None:
+            settings["temperature"] = self.temperature
+        return settings
 
     def _priced(self, usage: Usage) -> Usage:
         per_input, per_output = self._prices
@@ -137,9 +147,10 @@ class OpenAIOracle(PromptedOracle):
         """Return the library's error as ours; a wrong key, model or an empty account stops the run."""
         import openai
 
-        message = f"oracle 'openai' ({self.model}): {str(error).strip().split(chr(10), 1)[0][:300]}"
+        reason = str(error).strip().split("\n", 1)[0]
         if self._api_key_env is not None and (key := os.environ.get(self._api_key_env)):
-            message = message.replace(key, "***")
+            reason = reason.replace(key, "***")  # before it is cut, or a part of the key could stay
+        message = f"oracle 'openai' ({self.model}): {reason[:300]}"
         denied = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
         exhausted = getattr(error, "code", None) == "insufficient_quota"
         if isinstance(error, denied) or exhausted:

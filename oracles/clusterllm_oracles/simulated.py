@@ -47,6 +47,7 @@ class SimulatedOracle:
 
     uses_indices = True
     batch_size = 256
+    note = "the oracle is simulated from known labels: no figure here is a real model's"
 
     def __init__(
         self,
@@ -161,9 +162,13 @@ def _read_labels(path: str | Path) -> list[Any]:
     try:
         text = Path(path).read_text(encoding="utf-8")
         if text.lstrip().startswith("["):
-            return list(json.loads(text))
-        return [json.loads(line)["label"] for line in text.splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+            labels = list(json.loads(text))
+        else:
+            labels = [json.loads(line)["label"] for line in text.split("\n") if line.strip()]
+        if not labels:
+            raise ValueError("it is empty")
+        return labels
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"oracle 'simulated': {path} is neither a JSON list of labels nor JSONL with a field 'label' ({error})"
         ) from error

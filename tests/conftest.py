@@ -1,0 +1,54 @@
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+ROOT = Path(__file__).parent.parent
+
+# Three subjects with words of their own, five messages each.
+SUBJECTS = {
+    "delivery": [
+        "parcel late",
+        "parcel courier never came",
+        "courier lost parcel",
+        "late courier",
+        "parcel still late",
+    ],
+    "password": ["password reset", "login password wrong", "reset my login", "login fails", "wrong password again"],
+    "invoice": ["invoice copy", "invoice tax number", "copy of tax invoice", "tax missing", "send invoice copy"],
+}
+
+
+@pytest.fixture
+def texts() -> list[str]:
+    return [text for group in SUBJECTS.values() for text in group]
+
+
+@pytest.fixture
+def truth() -> list[str]:
+    return [subject for subject, group in SUBJECTS.items() for _ in group]
+
+
+@pytest.fixture
+def blobs() -> tuple[np.ndarray, np.ndarray]:
+    """Vectors of four separate clusters of 30, and their clusters."""
+    rng = np.random.default_rng(0)
+    centres = 5 * rng.normal(size=(4, 8))
+    labels = np.repeat(np.arange(4), 30)
+    return (centres[labels] + rng.normal(scale=0.3, size=(120, 8))).astype(np.float32), labels
+
+
+@pytest.fixture(scope="session")
+def messages() -> list[str]:
+    lines = (ROOT / "examples" / "messages.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["text"] for line in lines]
+
+
+@pytest.fixture(scope="session")
+def message_labels() -> list[str]:
+    lines = (ROOT / "examples" / "messages_labels.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["label"] for line in lines]
