@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from clusterllm_oracles.simulated import SimulatedOracle
 from common import DATA, DATA_SETS, HERE, DataSet, Results, load, measured, score, table, write_section
 from numpy.typing import NDArray
 
+from clusterllm_oracles.simulated import SimulatedOracle
 from clusterllm_plugins import Answer, Plugins, Question, load_answers
 from clusterllm_plugins.hierarchy import cut, ward_tree
 from clusterllm_plugins.protocols import Vectors
@@ -157,8 +157,9 @@ def run(names: list[str], folder: Path, refinements: tuple[str, ...], results: R
             results.ensure(make, data=name, method=method)
         results.ensure(lambda data=data: run_consistency(data), data=name, method="consistency")
     keys = [(name, key) for name, data in sets.items() for key in runs_of(data, refinements)]
-    first = [(n, k) for n, k in keys if k["questions"] == 1024 and (k["sampling"], k["answers"]) == ARMS[0]]
-    for name, key in [*first, *keys]:
+    # The paper's method on every set first, then its controls, then the other budgets.
+    keys.sort(key=lambda pair: (pair[1]["questions"] != 1024, (pair[1]["sampling"], pair[1]["answers"]) != ARMS[0]))
+    for name, key in keys:
         make = lambda data=sets[name], key=key: run_arm(data, folder, key)  # noqa: E731
         results.ensure(make, data=name, method="refined", **key)
     for how in refinements:

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import DATA, load, score, table, write_section
+
 from clusterllm_embedders.minilm import MiniLMEmbedder
 from clusterllm_embedders.precision import resolve_precision
-from common import DATA, load, score, table, write_section
 
 REPEATS = 5
 SETS = ("banking77", "few_event")

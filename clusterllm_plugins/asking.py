@@ -179,6 +179,7 @@ class Session:
         threads = max(1, int(optional(self.oracle, "concurrency", 1)))
         done: list[tuple[_Work, Answer]] = []
         self._stop.clear()
+        self._failures_in_a_row = 0
         with (
             Bar(len(work), description, self._progress, unit="question") as bar,
             ThreadPoolExecutor(min(threads, len(batches)), thread_name_prefix="clusterllm") as pool,
@@ -197,14 +198,14 @@ class Session:
 
             futures = [pool.submit(run, batch) for batch in batches]
             try:
-                finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
-                errors = [error for future in finished if (error := future.exception()) is not None]
-                if errors:
-                    # Threads that were stopped by another's error are not the reason.
-                    raise next((error for error in errors if not isinstance(error, _StoppedError)), errors[0])
+                wait(futures, return_when=FIRST_EXCEPTION)
             finally:
                 self._stop.set()
                 pool.shutdown(wait=True, cancel_futures=True)
+        errors = [error for future in futures if not future.cancelled() and (error := future.exception())]
+        if errors:
+            # Threads that were stopped by another's error are not the reason.
+            raise next((error for error in errors if not isinstance(error, _StoppedError)), errors[0])
         return done
 
     def _ask_batch(self, batch: list[_Work]) -> Iterable[tuple[_Work, Answer]]:
@@ -214,7 +215,8 @@ class Session:
         for attempt in range(retries + 1):
             refused = self._budget.reserve_all([item.question for item in left])
             if refused:
-                self.tally.refused += len(left)
+                with self._lock:
+                    self.tally.refused += len(left)
                 yield from ((item, Answer(None, error=refused)) for item in left)
                 return
             self._pace([item.question for item in left])

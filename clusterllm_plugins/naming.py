@@ -62,12 +62,16 @@ def keywords(texts: Sequence[str], labels: Labels, n_clusters: int, n_terms: int
         return [[] for _ in range(n_clusters)]
     number = {term: place for place, term in enumerate(vocabulary)}
     totals = np.zeros(len(vocabulary))
-    spread = np.zeros(len(vocabulary))  # sum of c log c, for the entropy over clusters
-    for counts in by_cluster:
+    shares = np.zeros(len(vocabulary))  # sum over clusters of the share of their texts that have the term
+    spread = np.zeros(len(vocabulary))  # sum of share log share, for the entropy over clusters
+    for counts, size in zip(by_cluster, np.bincount(labels, minlength=n_clusters), strict=True):
         for term, count in counts.items():
+            # Two texts more: what stands in the one text of a tiny cluster is no rule there.
+            share = count / (size + 2)
             totals[number[term]] += count
-            spread[number[term]] += count * np.log(count)
-    entropy = np.log(totals) - spread / totals
+            shares[number[term]] += share
+            spread[number[term]] += share * np.log(share)
+    entropy = np.log(shares) - spread / shares
     unevenness = 1 - entropy / np.log(n_clusters) if n_clusters > 1 else np.ones(len(vocabulary))
     average = totals.sum() / n_clusters
     weight = np.log(1 + average / totals) * np.clip(unevenness, 0, 1)
@@ -87,7 +91,5 @@ def name_clusters(texts: Sequence[str], labels: Labels, n_clusters: int) -> list
     for cluster, terms in enumerate(keywords(texts, labels, n_clusters)):
         candidates = [", ".join(terms[:length]) for length in range(TERMS_PER_NAME, len(terms) + 1)]
         candidates = [*candidates, ", ".join(terms), f"cluster {cluster}"]
-        base = next(name for name in candidates if name)
-        free = (name for name in candidates if name and name not in names)
-        names.append(next(free, f"{base} ({cluster})"))
+        names.append(next(name for name in candidates if name and name not in names))
     return names

@@ -14,6 +14,7 @@ from clusterllm_plugins.errors import ArtifactError
 from clusterllm_plugins.plugins import Plugins
 from clusterllm_plugins.protocols import has_methods
 from clusterllm_plugins.questions import Answer, Question, Usage
+from clusterllm_plugins.recording import read_lines
 from clusterllm_plugins.space import Space
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def load_model(cls: type[ClusterLLM], folder: Path, embedder: Any) -> ClusterLLM
     model.cluster_labels_ = content["cluster_labels"]
     model.report_ = content["report"]
     model.usage_ = Usage(**content["usage"])
-    model._answer_lines = (folder / ANSWERS).read_text(encoding="utf-8").splitlines()
+    model._answer_lines = read_lines(folder / ANSWERS)
     records = [json.loads(line) for line in model._answer_lines]
     model.questions_ = [Question.from_dict(record) for record in records]
     model.answers_ = [Answer.from_dict(record) for record in records]

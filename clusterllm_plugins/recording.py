@@ -51,6 +51,11 @@ def answer_lines(pairs: Iterable[tuple[Question, Answer]], texts: Sequence[str] 
         yield json.dumps(record, ensure_ascii=False)
 
 
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a JSONL file; not by ``splitlines``, as a JSON string may hold other separators."""
+    return [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+
+
 def text_hash(text: str) -> str:
     """Return the first 16 hexadecimal digits of a text's SHA-256."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -23,7 +23,7 @@ from clusterllm_plugins.estimator import ClusterLLM
 from clusterllm_plugins.files import TextFile, read_texts, write_lines
 from clusterllm_plugins.metrics import evaluate
 from clusterllm_plugins.protocols import Labels
-from clusterllm_plugins.recording import Known, answer_lines, load_answers
+from clusterllm_plugins.recording import Known, answer_lines, load_answers, read_lines
 from clusterllm_plugins.store import AnswerStore
 
 STORE = "answers.sqlite"
@@ -133,7 +133,7 @@ def recorded_lines(folder: Path) -> Iterator[str]:
         ArtifactError: If there is neither.
     """
     if (folder / MANIFEST).is_file() and (folder / ANSWERS).is_file():
-        return iter((folder / ANSWERS).read_text(encoding="utf-8").splitlines())
+        return iter(read_lines(folder / ANSWERS))
     if (folder / STORE).is_file():
         with AnswerStore(folder / STORE) as store:
             return answer_lines([(question, answer) for _, question, answer in store])

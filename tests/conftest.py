@@ -5,6 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clusterllm_plugins.asking import Session
+from clusterllm_plugins.plugins import Plugins
+from clusterllm_plugins.store import AnswerStore
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 ROOT = Path(__file__).parent.parent
@@ -52,3 +56,34 @@ def messages() -> list[str]:
 def message_labels() -> list[str]:
     lines = (ROOT / "examples" / "messages_labels.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line)["label"] for line in lines]
+
+
+# A store, and sessions on it.
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "answers.sqlite"
+
+
+@pytest.fixture
+def store(path):
+    with AnswerStore(path) as store:
+        yield store
+
+
+@pytest.fixture
+def waits():
+    return []
+
+
+@pytest.fixture
+def open_session(store, waits):
+    def make(oracle, *hooks, **settings):
+        plugins = Plugins(discover=False)
+        for number, hook in enumerate(hooks):
+            plugins.register(hook, f"hook-{number}")
+        settings = {"store": store, "sleep": waits.append} | settings
+        return Session(oracle, plugins=plugins, **settings)
+
+    return make

@@ -2,8 +2,8 @@ from itertools import product
 
 import numpy as np
 import pytest
-from clusterllm_embedders.lsa import LSAEmbedder
 
+from clusterllm_embedders.lsa import LSAEmbedder
 from clusterllm_plugins.errors import ArtifactError, ClusterLLMError
 from clusterllm_plugins.testing import check_embedder
 

@@ -4,10 +4,10 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import clusterllm_oracles
 import pytest
-from clusterllm_oracles.openai import OpenAIOracle
 
+import clusterllm_oracles
+from clusterllm_oracles.openai import OpenAIOracle
 from clusterllm_plugins.asking import Session
 from clusterllm_plugins.budget import QuestionCap
 from clusterllm_plugins.errors import ClusterLLMError
@@ -197,6 +197,24 @@ def test_the_key_is_looked_for_in_openai_api_key_by_default(provider, monkeypatc
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     list(OpenAIOracle(base_url=provider.url).answer([TRIPLET]))
     assert provider.requests[0]["key"] == f"Bearer {KEY}"
+
+
+def test_white_space_around_a_key_is_not_sent(provider, make, monkeypatch):
+    monkeypatch.setenv("ACORN_KEY", f" {KEY}\n")
+    list(make().answer([TRIPLET]))
+    assert provider.requests[0]["key"] == f"Bearer {KEY}"
+
+
+def test_a_key_with_white_space_around_it_is_never_in_an_error(provider, make, monkeypatch):
+    monkeypatch.setenv("ACORN_KEY", f"{KEY} ")
+    provider.always = trouble(401, f"Incorrect key provided: {KEY}")
+    assert "squirrel" not in str(failure(make()))
+
+
+def test_a_key_that_cannot_be_sent_is_fatal(make, monkeypatch):
+    monkeypatch.setenv("ACORN_KEY", "sk-squirrel…7")
+    error = failure(make())
+    assert (error.fatal, "squirrel" in str(error)) == (True, False)
 
 
 def test_a_key_in_place_of_its_name_is_refused_without_showing_it():

@@ -107,6 +107,19 @@ def test_nothing_that_was_asked_is_lost(texts, tmp_path):
     assert loaded.answers_ == model.answers_
 
 
+def test_a_text_with_a_line_separator_of_its_own_is_saved(tmp_path):
+    class Yes:
+        fingerprint = "yes"
+
+        def answer(self, questions):
+            return [Answer(question.choices[0]) for question in questions]
+
+    texts = ["a cup\u2028of tea", "a mug\u0085of tea", "a spade", "a rake"]
+    model = ClusterLLM(embedder="lsa", oracle=Yes(), n_clusters=2, max_questions=5, progress=False).fit(texts)
+    model.save(tmp_path)
+    assert ClusterLLM.load(tmp_path).questions_ == model.questions_
+
+
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(ClusterLLMError, match=r"not a fitted model \(no artifact.json\)$"):
         ClusterLLM.load(tmp_path)

@@ -2,10 +2,10 @@ import dataclasses
 import hashlib
 import json
 
-import clusterllm_oracles
 import pytest
-from clusterllm_oracles.replay import ReplayOracle
 
+import clusterllm_oracles
+from clusterllm_oracles.replay import ReplayOracle
 from clusterllm_plugins.errors import DataError
 from clusterllm_plugins.plugins import Plugins
 from clusterllm_plugins.questions import Answer, OracleError, Usage, choice_question, pair_question, triplet_question

@@ -68,7 +68,7 @@ def test_anchors_take_turns(triplets):
 def test_where_fewer_are_wanted_than_there_are_anchors_chance_decides(vectors):
     _, _, entropies = expected_sampling(vectors, 10)
     anchors = entropy_triplets(vectors, 10, seed=0)[:, 0]
-    assert set(anchors.tolist()) != set(np.argsort(-entropies)[:10].tolist())
+    assert not set(anchors.tolist()) <= set(np.argsort(-entropies)[:20].tolist())
 
 
 def test_candidates_are_members_of_the_two_nearest_clusters(vectors, triplets):

@@ -2,11 +2,11 @@ import dataclasses
 from collections import Counter
 from itertools import pairwise
 
-import clusterllm_oracles
 import numpy as np
 import pytest
-from clusterllm_oracles.simulated import SimulatedOracle
 
+import clusterllm_oracles
+from clusterllm_oracles.simulated import SimulatedOracle
 from clusterllm_plugins.errors import ClusterLLMError, DataError
 from clusterllm_plugins.plugins import Plugins
 from clusterllm_plugins.questions import OracleError, choice_question, pair_question, triplet_question

@@ -25,17 +25,6 @@ os._exit(9)
 """
 
 
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "answers.sqlite"
-
-
-@pytest.fixture
-def store(path):
-    with AnswerStore(path) as store:
-        yield store
-
-
 def pairs(count):
     texts = [f"note {number}" for number in range(count + 1)]
     return [pair_question(texts, number, number + 1) for number in range(count)]

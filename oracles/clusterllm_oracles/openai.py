@@ -119,7 +119,12 @@ class OpenAIOracle(PromptedOracle):
     def _key(self) -> str:
         if self._api_key_env is None:
             return "none"  # the library insists on a key, a server without keys ignores it
-        key = os.environ.get(self._api_key_env)
+        key = os.environ.get(self._api_key_env, "").strip()
+        if not key.isascii():
+            raise OracleError(
+                f"oracle 'openai': the environment variable {self._api_key_env} holds characters that no key has",
+                fatal=True,
+            )
         if not key:
             raise OracleError(
                 f"oracle 'openai': the environment variable {self._api_key_env} holds no key; "
@@ -148,7 +153,7 @@ class OpenAIOracle(PromptedOracle):
         import openai
 
         reason = str(error).strip().split("\n", 1)[0]
-        if self._api_key_env is not None and (key := os.environ.get(self._api_key_env)):
+        if self._api_key_env is not None and (key := os.environ.get(self._api_key_env, "").strip()):
             reason = reason.replace(key, "***")  # before it is cut, or a part of the key could stay
         message = f"oracle 'openai' ({self.model}): {reason[:300]}"
         denied = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
@@ -156,7 +161,7 @@ class OpenAIOracle(PromptedOracle):
         if isinstance(error, denied) or exhausted:
             return OracleError(message, fatal=True)
         passing = (openai.RateLimitError, openai.APIConnectionError, openai.InternalServerError)
-        if isinstance(error, passing):
+        if isinstance(error, passing) or getattr(error, "status_code", None) in (408, 409):
             return OracleError(message, retryable=True, retry_after=_retry_after(error))
         return OracleError(message)
 

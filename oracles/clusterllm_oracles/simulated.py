@@ -39,8 +39,8 @@ class SimulatedOracle:
     Args:
         labels: A label per text, or the path of a JSON list or of JSONL with a field ``label``.
         profile: ``"measured"`` errs as real models were measured to (needs ``prepare``); ``"uniform"`` is right with
-            probability ``accuracy`` where exactly one choice is right, and picks any right or, where none is,
-            any admissible choice at random otherwise.
+            probability ``accuracy`` where a choice is right (any of them where several are), and picks any admissible
+            choice at random where none is.
         accuracy: Of the profile ``"uniform"``.
         seed: Answers are a function of seed, indices and kind; a repeat gets the first answer.
     """

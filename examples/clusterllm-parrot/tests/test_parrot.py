@@ -3,9 +3,9 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+
 from clusterllm_parrot.embedder import LetterEmbedder
 from clusterllm_parrot.oracle import ParrotOracle
-
 from clusterllm_plugins import OracleError, Plugins
 from clusterllm_plugins.testing import check_embedder, check_oracle, questions
 
