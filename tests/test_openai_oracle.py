@@ -242,7 +242,7 @@ def test_no_part_of_the_key_is_in_a_long_error(provider, make, length):
 def test_an_error_names_oracle_model_and_reason(provider, make):
     provider.always = trouble(404, "no model acorn")
     message = str(failure(make()))
-    assert message.startswith("oracle 'openai' (acorn): ")
+    assert message.startswith(f"oracle 'openai' (acorn at {provider.url}): ")
     assert "no model acorn" in message
     assert "\n" not in message
 

@@ -63,6 +63,7 @@ class OpenAIOracle(PromptedOracle):
         self.fingerprint = (
             f"openai:{base_url or 'openai'}:{model}:t{temperature}:m{max_output_tokens}:p{PROMPT_VERSION}"
         )
+        self._where = f"{model} at {base_url}" if base_url else model
         self.model = model
         self.base_url = base_url
         self.concurrency = concurrency
@@ -95,9 +96,9 @@ class OpenAIOracle(PromptedOracle):
         except openai.APIError as error:
             raise self._translated(error) from None
         except ValueError as error:  # not JSON: some other server answered
-            raise OracleError(f"oracle 'openai' ({self.model}): {error}", retryable=True) from error
+            raise OracleError(f"oracle 'openai' ({self._where}): {error}", retryable=True) from error
         if not isinstance(reply, ChatCompletion):
-            raise OracleError(f"oracle 'openai' ({self.model}): not a chat completion: {reply!r:.80}", retryable=True)
+            raise OracleError(f"oracle 'openai' ({self._where}): not a chat completion: {reply!r:.80}", retryable=True)
         used = reply.usage
         # A server that does not count is taken to have used the most.
         usage = Usage(used.prompt_tokens, used.completion_tokens, 1) if used else self.worst_case_of(prompt)
@@ -155,7 +156,7 @@ class OpenAIOracle(PromptedOracle):
         reason = str(error).strip().split("\n", 1)[0]
         if self._api_key_env is not None and (key := os.environ.get(self._api_key_env, "").strip()):
             reason = reason.replace(key, "***")  # before it is cut, or a part of the key could stay
-        message = f"oracle 'openai' ({self.model}): {reason[:300]}"
+        message = f"oracle 'openai' ({self._where}): {reason[:300]}"
         denied = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
         exhausted = getattr(error, "code", None) == "insufficient_quota"
         if isinstance(error, denied) or exhausted:
