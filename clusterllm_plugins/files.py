@@ -134,7 +134,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         table = pyarrow.parquet.ParquetFile(path)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from error
+        raise DataError(f"{path}: not a Parquet file ({str(error).partition(chr(10))[0]})") from error
     number = 0
     for batch in table.iter_batches():
         for record in batch.to_pylist():

@@ -11,6 +11,7 @@ import difflib
 import importlib
 import inspect
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -210,7 +211,11 @@ class Plugins:
             return spec
         name = settings.pop("name", None)
         if not isinstance(name, str):
-            raise PluginError(f"{kind} {dict(spec)!r} has no name; one of: {', '.join(self.registrations[kind])}")
+            # Not the settings' values: one may be a key that stands in the wrong place.
+            known = ", ".join(sorted(self.registrations[kind])) or "none"
+            raise PluginError(
+                f"{kind} with the settings {', '.join(dict(spec)) or 'none'} has no name; one of: {known}"
+            )
         registration = self.registrations[kind].get(name)
         if registration is None:
             raise PluginError(self._unknown(kind, name))
@@ -254,13 +259,18 @@ def _describe_parameter(parameter: inspect.Parameter) -> str:
 def _entry_points() -> Iterator[EntryPoint]:
     """Yield each entry point once: the built-ins first, or a stranger's could take their names."""
     wanted = os.environ.get("CLUSTERLLM_LOAD_PLUGINS")
-    chosen = None if wanted is None else {name.strip() for name in wanted.split(",") if name.strip()}
+    chosen = None if wanted is None else {_normal(name) for name in wanted.split(",") if name.strip()}
     found = {_plugin_name(ep): ep for ep in entry_points(group=PROJECT)}
     builtin = [name for name, ep in found.items() if _distribution(ep) == DISTRIBUTION]
     yield from (found[name] for name in sorted(builtin))
     for name in sorted(set(found) - set(builtin)):
-        if chosen is None or chosen & {name, found[name].name, _distribution(found[name])}:
+        if chosen is None or chosen & set(map(_normal, (name, found[name].name, _distribution(found[name])))):
             yield found[name]
+
+
+def _normal(name: str) -> str:
+    """Return a distribution's name as package indexes compare it."""
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()
 
 
 def _distribution(entry_point: EntryPoint) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from typing import Any
 
 from clusterllm_plugins.corpus import Corpus
@@ -9,6 +11,8 @@ from clusterllm_plugins.fitting import FitSettings, granularity_questions, persp
 from clusterllm_plugins.plugins import Plugins
 from clusterllm_plugins.protocols import Oracle, Vectors, has_methods
 from clusterllm_plugins.questions import Question, Usage
+
+log = logging.getLogger(__name__)
 
 
 def quote_paper(
@@ -50,11 +54,16 @@ def quote_paper(
 
 
 def _worst_case(questions: list[Question], oracle: Oracle, plugins: Plugins) -> Usage:
-    total = Usage()
-    for question in questions:
-        usage: Usage = oracle.worst_case(question)  # type: ignore[attr-defined]
-        if usage.cost is None:
-            price = plugins.hook.price_usage(usage=usage, oracle=oracle)
-            usage = Usage(usage.input_tokens, usage.output_tokens, usage.requests, price)
-        total = total + usage
-    return total
+    worst: list[Usage] = [oracle.worst_case(question) for question in questions]  # type: ignore[attr-defined]
+    try:
+        return sum((_priced(usage, oracle, plugins) for usage in worst), Usage())
+    except Exception as error:
+        # As in a session: a plugin that cannot price does not stop the work.
+        log.warning("price_usage failed with %s: %s; the cost is unknown", type(error).__name__, error)
+        return sum(worst, Usage())
+
+
+def _priced(usage: Usage, oracle: Oracle, plugins: Plugins) -> Usage:
+    if usage.cost is not None:
+        return usage
+    return replace(usage, cost=plugins.hook.price_usage(usage=usage, oracle=oracle))

@@ -12,19 +12,20 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clusterllm_plugins.artifact import ANSWERS, MANIFEST
 from clusterllm_plugins.errors import ArtifactError, DataError
-from clusterllm_plugins.estimator import ClusterLLM
 from clusterllm_plugins.files import TextFile, read_texts, write_lines
-from clusterllm_plugins.metrics import evaluate
 from clusterllm_plugins.protocols import Labels
 from clusterllm_plugins.recording import Known, answer_lines, load_answers, read_lines
 from clusterllm_plugins.store import AnswerStore
+
+if TYPE_CHECKING:
+    from clusterllm_plugins.estimator import ClusterLLM
 
 STORE = "answers.sqlite"
 SETTINGS = "settings.json"
@@ -60,6 +61,9 @@ class Run:
         """
         data = read_texts(self.file, self.text_field, self.label_field)
         known = load_answers(self.answers, data.texts) if self.answers else []
+        # Here: it brings scikit-learn, and an unreadable file is told at once.
+        from clusterllm_plugins.estimator import ClusterLLM
+
         model = ClusterLLM(**self.settings, progress=sys.stderr.isatty())
         model.check(data.texts)
         self._claim_folder(data, known, overwrite=overwrite)
@@ -107,6 +111,8 @@ class Run:
             "report": model.report_,
         }
         if data.labels is not None:
+            from clusterllm_plugins.metrics import evaluate
+
             kept = model.labels_ >= 0
             summary["evaluation"] = evaluate(np.array(data.labels)[kept].tolist(), model.labels_[kept])
         return summary

@@ -7,9 +7,20 @@ import pytest
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
-from clusterllm_plugins import Answer, ClusterLLM, ClusterLLMError, ClusterLLMWarning, OracleError, load_answers
+from clusterllm_plugins import (
+    Answer,
+    ClusterLLM,
+    ClusterLLMError,
+    ClusterLLMWarning,
+    OracleError,
+    Plugins,
+    Usage,
+    hookimpl,
+    load_answers,
+)
 from clusterllm_plugins.metrics import accuracy, ari
 from clusterllm_plugins.questions import pair_question, triplet_question
+from clusterllm_plugins.quoting import _worst_case
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
@@ -309,6 +320,23 @@ def test_quote_bounds_tokens_and_money(messages):
     quoted = small(oracle=oracle, max_questions=10).quote(messages)
     assert quoted["output_tokens_at_most"] == 160
     assert quoted["cost_at_most"] == pytest.approx((quoted["input_tokens_at_most"] + 2 * 160) / 1e6)
+
+
+def test_a_plugin_that_cannot_price_leaves_the_cost_of_a_quote_unknown(caplog):
+    class Confused:
+        @hookimpl
+        def price_usage(self, usage):
+            raise LookupError("no such model")
+
+    class Bounded(Labelled):
+        def worst_case(self, question):
+            return Usage(10, 1, 1)
+
+    plugins = Plugins(discover=False)
+    plugins.register(Confused(), "confused")
+    questions = [triplet_question(["a", "b", "c"], 0, 1, 2)] * 3
+    assert _worst_case(questions, Bounded([]), plugins) == Usage(30, 3, 3)
+    assert caplog.messages == ["price_usage failed with LookupError: no such model; the cost is unknown"]
 
 
 def test_clone_keeps_settings_and_shares_objects():

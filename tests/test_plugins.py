@@ -685,6 +685,10 @@ def test_an_error_that_a_component_raises_itself_is_passed_on():
         Plugins().embedder({"name": "lsa", "dimensions": 0})
 
 
+def test_the_values_of_settings_without_a_name_are_not_shown():
+    assert "sk-secret" not in message_of(with_factory(Echo), {"api_key": "sk-secret"})
+
+
 def test_settings_without_a_name_are_an_error():
     assert message_of(with_factory(Echo), {"model": "large"}).endswith("has no name; one of: echo")
 
