@@ -35,10 +35,11 @@ def main() -> None:
     """Time both precisions in turn and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the data sets")
-    folder = parser.parse_args().data
+    parser.add_argument("--sets", nargs="+", default=list(SETS), help="names of data sets")
+    arguments = parser.parse_args()
     rows = []
-    for name in SETS:
-        data = load(name, folder)
+    for name in arguments.sets:
+        data = load(name, arguments.data)
         embedders = {precision: MiniLMEmbedder(device="cpu", precision=precision) for precision in ("fp32", "bf16")}
         seconds: dict[str, list[float]] = {precision: [] for precision in embedders}
         vectors = {precision: embedder.embed(data.texts) for precision, embedder in embedders.items()}
@@ -56,7 +57,8 @@ def main() -> None:
     header = ["data set", "fp32, texts a second", "bf16, texts a second", "ratio (lowest to highest)"]
     text = (
         "## Precision of embedding\n\n"
-        f"`python3 dev.py bench precision` (minilm, {N_TEXTS} texts, {REPEATS} runs in turn, medians; "
+        f"`python3 dev.py bench precision --sets {' '.join(arguments.sets)}` "
+        f"(minilm, {N_TEXTS} texts, {REPEATS} runs in turn, medians; "
         f"{capabilities()}). "
         f'The precision "auto" is {resolve_precision("auto", "cpu")} here.\n\n'
     )
