@@ -1,5 +1,6 @@
 """Bad input through the real command: one line that says what, where and what to do, code 2, and nothing is touched."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -237,6 +238,24 @@ def test_a_setting_of_a_wrong_type_is_told_by_its_name(here, made, assignment):
 )
 def test_every_command_tells_of_bad_input(here, made, arguments, message):
     done = here(*arguments)
+    assert (done.stderr, done.exit_code, made()) == (f"error: {message}\n", 2, set())
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "message"),
+    [
+        ("openai", ["--oracle", "openai"], "oracle 'openai' needs an extra: pip install 'clusterllm-plugins[openai]'"),
+        (
+            "sentence_transformers",
+            ["--embedder", "minilm"],
+            "embedder 'minilm' needs an extra: pip install 'clusterllm-plugins[offline]'",
+        ),
+    ],
+)
+def test_a_missing_extra_is_told_with_what_to_install(here, made, monkeypatch, module, arguments, message):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == module else find(name, *rest))
+    done = here("cluster", "good.jsonl", "-o", "out", "--embedder", "lsa", *arguments)
     assert (done.stderr, done.exit_code, made()) == (f"error: {message}\n", 2, set())
 
 
