@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from clusterllm_plugins.errors import ArtifactError
 
@@ -48,7 +48,9 @@ def write_artifact(
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
             staged = Path(temporary)
-            save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, staged / ARRAYS)
+            # Not save_file, whose files only their owner can read.
+            packed = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+            (staged / ARRAYS).write_bytes(packed)
             (staged / ANSWERS).write_text("".join(f"{line}\n" for line in answers), encoding="utf-8")
             if embedder is not None:
                 embedder.save(staged / EMBEDDER)

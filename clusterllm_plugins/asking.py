@@ -73,6 +73,7 @@ class Session:
         max_tokens: The most tokens that all attempts together may take.
         max_cost: The most US dollars that all attempts together may cost.
         progress: Whether to show progress bars.
+        halt: Once it is set nothing more is asked, as after a fatal error.
         sleep: Waits so many seconds; by default until the run is stopped at most.
         clock: Tells the time in seconds; likewise.
 
@@ -91,6 +92,7 @@ class Session:
         max_tokens: int | None = None,
         max_cost: float | None = None,
         progress: bool = False,
+        halt: threading.Event | None = None,
         sleep: Callable[[float], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -108,6 +110,7 @@ class Session:
         self._fingerprint = oracle.fingerprint
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._halt = halt or threading.Event()
         self._sleep = sleep or self._stop.wait
         self.transcript: list[tuple[Question, Answer]] = []  # what was asked or recalled, in order
         self._reported: set[str] = set()
@@ -252,7 +255,7 @@ class Session:
 
     def _call(self, questions: list[Question]) -> Iterable[Answer]:
         """Yield the oracle's answers, checked to be one valid answer for each question."""
-        if self._stop.is_set():
+        if self._stop.is_set() or self._halt.is_set():
             raise _StoppedError("stopped", fatal=True)
         try:
             answers = iter(self.oracle.answer(questions))

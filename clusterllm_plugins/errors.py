@@ -34,5 +34,9 @@ class ArtifactError(ClusterLLMError):
     """A folder that is not a fitted model, or a damaged one."""
 
 
+class UnfittedError(ClusterLLMError):
+    """A component that must learn from a corpus before it is used."""
+
+
 class ClusterLLMWarning(UserWarning):
     """Something unusual in the input that does not stop the work."""

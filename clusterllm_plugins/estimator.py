@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from clusterllm_plugins.components import (
     resolve_embedder,
     resolve_redaction,
 )
-from clusterllm_plugins.corpus import Corpus, check_texts, make_corpus
+from clusterllm_plugins.corpus import Corpus, Positions, check_texts, make_corpus
 from clusterllm_plugins.embedding import check_embeddings, fit_if_needed
 from clusterllm_plugins.errors import DataError
 from clusterllm_plugins.fitting import FitSettings, Fitted, embed_corpus, fit_paper
@@ -67,6 +69,7 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         answers_: The answers to it.
         usage_: What asking took.
         report_: What happened, JSON-able.
+        space_: How further texts become vectors: the embedder, and what the answers taught.
     """
 
     def __init__(
@@ -131,8 +134,8 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         known = _checked_answers(answers, corpus)
         oracle = self._oracle(plugins)
         space, spec, vectors = self._embedded(plugins, corpus, embeddings)
-        with AnswerStore(self.store) as store:
-            session = self._session(plugins, oracle, store, known, corpus, vectors)
+        with AnswerStore(self.store) as store, self._stoppable() as halt:
+            session = self._session(plugins, oracle, store, known, corpus, vectors, halt)
             fitted = fit_paper(corpus, space, vectors, session, known, settings)
         self._take(fitted, corpus, spec, session)
         self._answer_lines = list(answer_lines(zip(self.questions_, self.answers_, strict=True), list(texts)))
@@ -149,19 +152,45 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         """Cluster ``texts`` and return ``labels_``; the arguments are those of :meth:`fit`."""
         return self.fit(texts, embeddings=embeddings, answers=answers).labels_
 
-    def predict(self, texts: Sequence[str]) -> Labels:
+    def predict(self, texts: Sequence[str], *, embeddings: Any = None) -> Labels:
         """Return the nearest cluster of new texts, int64, shape (n_texts,); -1 for an empty one. Asks nobody.
+
+        Args:
+            texts: Shape (n_texts,).
+            embeddings: Their vectors, shape (n_texts, dim), of the embedder that the model was fitted with.
+
+        Raises:
+            NotFittedError: If the model is not fitted.
+            ClusterLLMError: If there is no embedder and no embeddings are given, or a redactor fails.
+        """
+        return self.predict_with_scores(texts, embeddings=embeddings)[0]
+
+    def predict_with_scores(
+        self, texts: Sequence[str], *, embeddings: Any = None
+    ) -> tuple[Labels, NDArray[np.float64]]:
+        """Return what :meth:`predict` does, and each text's ``cluster_scores_``, shape (n_texts,)."""
+        unit, kept = self._unit_vectors(texts, embeddings)
+        labels = np.full(len(unit), -1, dtype=np.int64)
+        labels[kept] = nearest(unit[kept], self.cluster_centers_)
+        return labels, np.where(labels >= 0, scores_of(unit, self.cluster_centers_, labels), 0.0)
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """Return vectors of new texts in the refined space, float32, shape (n_texts, dim); zeros for an empty one.
 
         Raises:
             NotFittedError: If the model is not fitted.
             ClusterLLMError: If there is no embedder, or a redactor fails.
         """
-        return self._assigned(texts)[0]
+        return self._vectors(texts, None)[0]
 
-    def predict_with_scores(self, texts: Sequence[str]) -> tuple[Labels, NDArray[np.float64]]:
-        """Return what :meth:`predict` does, and each text's ``cluster_scores_``, shape (n_texts,)."""
-        labels, unit = self._assigned(texts)
-        return labels, np.where(labels >= 0, scores_of(unit, self.cluster_centers_, labels), 0.0)
+    def stop(self) -> None:
+        """End a fit that runs on another thread: nothing more is asked, and ``fit`` raises :class:`OracleError`.
+
+        Answers to what is in flight are awaited and kept. Where no fit is running nothing happens.
+        """
+        halt: threading.Event | None = getattr(self, "_halt", None)
+        if halt is not None:
+            halt.set()
 
     def check(self, texts: Sequence[str]) -> None:
         """Raise what :meth:`fit` would raise before it does any work: settings, texts, components, a missing key.
@@ -176,23 +205,29 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         if self.store is not None:
             AnswerStore(self.store).close()
 
-    def _assigned(self, texts: Sequence[str]) -> tuple[Labels, Vectors]:
-        """Return labels of new texts and their normalised vectors; a row of zeros for an empty text."""
+    def _unit_vectors(self, texts: Sequence[str], embeddings: Any) -> tuple[Vectors, Positions]:
+        vectors, kept = self._vectors(texts, embeddings)
+        return normalise(vectors), kept
+
+    def _vectors(self, texts: Sequence[str], embeddings: Any) -> tuple[Vectors, Positions]:
+        """Return the refined vectors of new texts, zeros for an empty one, and the positions of the others."""
         self._check_fitted()
         redaction = resolve_redaction(Plugins(), self.redact) if self.redact else Redaction()
         clean = [redaction.text(text) for text in check_texts(texts)]
         kept = np.array([place for place, text in enumerate(clean) if text.strip()], dtype=np.int64)
-        labels = np.full(len(clean), -1, dtype=np.int64)
-        unit = np.zeros((len(clean), self.cluster_centers_.shape[1]), dtype=np.float32)
-        if len(kept):
-            vectors = self._space.embed([clean[place] for place in kept], self.progress)
-            if vectors.shape[1] != unit.shape[1]:
-                raise DataError(
-                    f"the embedder gave vectors of size {vectors.shape[1]}, the model was fitted on {unit.shape[1]}"
-                )
-            unit[kept] = normalise(vectors)
-            labels[kept] = nearest(unit[kept], self.cluster_centers_)
-        return labels, unit
+        vectors = np.zeros((len(clean), self.cluster_centers_.shape[1]), dtype=np.float32)
+        if not len(kept):
+            return vectors, kept
+        if embeddings is not None:
+            some = self.space_.map(check_embeddings(embeddings, len(clean))[kept])
+        else:
+            some = self.space_.embed([clean[place] for place in kept], self.progress)
+        if some.shape[1] != vectors.shape[1]:
+            raise DataError(
+                f"the embedder gave vectors of size {some.shape[1]}, the model was fitted on {vectors.shape[1]}"
+            )
+        vectors[kept] = some
+        return vectors, kept
 
     def quote(self, texts: Sequence[str], *, embeddings: Any = None) -> dict[str, Any]:
         """Return what :meth:`fit` would ask and take at most; asks nothing, but embeds the texts.
@@ -252,6 +287,15 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         )
         return plugins, corpus, settings
 
+    @contextmanager
+    def _stoppable(self) -> Iterator[threading.Event]:
+        """Let :meth:`stop` end the fit as long as it runs."""
+        self._halt: threading.Event | None = threading.Event()
+        try:
+            yield self._halt
+        finally:
+            self._halt = None
+
     def _oracle(self, plugins: Plugins) -> Oracle | None:
         if self.oracle is None:
             return None
@@ -282,6 +326,7 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         known: Known,
         corpus: Corpus,
         vectors: Vectors,
+        halt: threading.Event,
     ) -> Session | None:
         if oracle is None:
             return None
@@ -294,6 +339,7 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
             max_tokens=self.max_tokens,
             max_cost=self.max_cost,
             progress=self.progress,
+            halt=halt,
         )
         session.prepare(corpus.texts, vectors)
         return session
@@ -320,7 +366,7 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
             **fitted.report,
             "warnings": [*corpus.notes, *fitted.notes],
         }
-        self._space = fitted.space
+        self.space_ = fitted.space
         self._embedder_spec = spec
 
     def _check_fitted(self) -> None:

@@ -25,7 +25,7 @@ _ARRAYS = ("labels_", "cluster_scores_", "cluster_centers_", "embeddings_")
 
 def save_model(model: ClusterLLM, folder: Path) -> None:
     """Write ``model`` to ``folder``."""
-    space, spec = model._space, model._embedder_spec
+    space, spec = model.space_, model._embedder_spec
     with_embedder = space.embedder is not None and must_be_saved(space.embedder, tuned=space.tuned)
     if with_embedder and not has_methods(space.embedder, "save"):
         raise ArtifactError(f"embedder {type(space.embedder).__name__} cannot be saved: it has no method save")
@@ -70,7 +70,7 @@ def load_model(cls: type[ClusterLLM], folder: Path, embedder: Any) -> ClusterLLM
     else:
         loaded = None
     model._embedder_spec = spec
-    model._space = Space(loaded, arrays.get("adapter"), content["tuned"], content["frozen"])
+    model.space_ = Space(loaded, arrays.get("adapter"), content["tuned"], content["frozen"])
     return model
 
 

@@ -37,6 +37,11 @@ KINDS = ("oracle", "embedder", "redactor")
 
 Redactor = Callable[[str], str]
 
+# What providers' keys look like: a short prefix and a long random rest, or a token of three parts.
+_KEY = re.compile(
+    r"(?=.*\d)(?:(?:sk|pk|rk|xai|gsk)-|(?:sk|hf|gsk|ghp)_|AKIA|AIza)[\w-]{16,}|Bearer\s.*|eyJ[\w-]+\.[\w-]+\.[\w-]*"
+)
+
 
 @dataclass(frozen=True)
 class Registration:
@@ -220,6 +225,7 @@ class Plugins:
         if registration is None:
             raise PluginError(self._unknown(kind, name))
         factory = registration.load(kind)
+        _refuse_keys(settings, f"{kind} {name!r}")
         _check_settings(factory, settings, f"{kind} {name!r}")
         try:
             return factory(**settings)
@@ -298,6 +304,19 @@ def _parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 def _takes_any(factory: Callable[..., Any]) -> bool:
     return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(factory).parameters.values())
+
+
+def _refuse_keys(settings: Mapping[str, Any], what: str) -> None:
+    """Raise :class:`PluginError` for a value that looks like a key: settings are written to disk."""
+    for setting, value in settings.items():
+        if isinstance(value, Mapping):
+            _refuse_keys(value, what)
+        elif isinstance(value, str) and _KEY.fullmatch(value.strip()):
+            # Never quoted.
+            raise PluginError(
+                f"{what}: the setting {setting!r} looks like a key; put the key into an environment variable and "
+                "give that one's name"
+            )
 
 
 def _check_settings(factory: Callable[..., Any], settings: Mapping[str, Any], what: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from clusterllm_plugins.errors import ArtifactError, ClusterLLMError
 from clusterllm_plugins.protocols import Vectors
@@ -49,23 +49,24 @@ class LSAEmbedder:
         self.max_terms = max_terms
         self._vocabularies: list[dict[str, int]] = []
         self._idfs: list[np.ndarray[Any, np.dtype[np.float64]]] = []
-        self._components: Vectors | None = None  # (dim, n_terms)
+        self._projection: Vectors | None = None  # (n_terms, dim)
+        self._vectorisers: list[Any] = []
         if path is not None:
             self._load(Path(path))
 
     @property
     def fitted(self) -> bool:
         """Whether the embedder has learnt from a corpus."""
-        return self._components is not None
+        return self._projection is not None
 
     @property
     def fingerprint(self) -> str:
         """The settings, and once fitted a digest of all that was learnt."""
         settings = f"lsa:{self.dimensions}:{self.min_texts}:{self.max_terms}"
-        if self._components is None:
+        if self._projection is None:
             return f"{settings}:unfitted"
         digest = hashlib.sha256(json.dumps(self._vocabularies, sort_keys=True).encode())
-        for array in (*self._idfs, self._components):
+        for array in (*self._idfs, self._projection.T):
             digest.update(np.ascontiguousarray(array).tobytes())
         return f"{settings}:{digest.hexdigest()[:16]}"
 
@@ -97,9 +98,7 @@ class LSAEmbedder:
         matrix = hstack(matrices).tocsr()
         dimensions = max(1, min(self.dimensions, *matrix.shape))
         svd = TruncatedSVD(dimensions, random_state=0).fit(matrix)
-        self._vocabularies, self._idfs = vocabularies, idfs
-        # safetensors writes memory as it lies, and the SVD leaves it transposed.
-        self._components = np.ascontiguousarray(svd.components_, dtype=np.float32)
+        self._learnt(vocabularies, idfs, svd.components_)
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Return vectors of length 1, float32, shape (n_texts, dim); zeros for a text without known terms.
@@ -107,37 +106,48 @@ class LSAEmbedder:
         Raises:
             ClusterLLMError: If the embedder is not fitted.
         """
-        if self._components is None:
+        if self._projection is None:
             raise ClusterLLMError("embedder 'lsa' learns from the corpus: call fit(texts) before embed")
         if not len(texts):
-            return np.empty((0, len(self._components)), dtype=np.float32)
+            return np.empty((0, self._projection.shape[1]), dtype=np.float32)
         from scipy.sparse import hstack
 
-        parts = [
-            _vectoriser(analyser, vocabulary=vocabulary, idf=idf).transform(texts)
+        # Made once: for a single text this takes longer than all the rest.
+        self._vectorisers = self._vectorisers or [
+            _vectoriser(analyser, vocabulary=vocabulary, idf=idf)
             for analyser, vocabulary, idf in zip(_ANALYSERS, self._vocabularies, self._idfs, strict=True)
             if vocabulary
         ]
-        projected = hstack(parts).tocsr().astype(np.float32) @ self._components.T
+        parts = [vectoriser.transform(texts) for vectoriser in self._vectorisers]
+        projected = hstack(parts).tocsr().astype(np.float32) @ self._projection
         return normalise(np.asarray(projected, dtype=np.float32))
 
     def save(self, folder: Path) -> None:
         """Write what was learnt: ``terms.json`` and ``lsa.safetensors``."""
-        if self._components is None:
+        if self._projection is None:
             raise ClusterLLMError("embedder 'lsa' is not fitted: there is nothing to save")
         folder.mkdir(parents=True, exist_ok=True)
         terms = [sorted(vocabulary, key=vocabulary.__getitem__) for vocabulary in self._vocabularies]
         (folder / "terms.json").write_text(json.dumps(terms, ensure_ascii=False), encoding="utf-8")
         arrays = {f"idf{number}": idf for number, idf in enumerate(self._idfs)}
-        save_file({**arrays, "components": self._components}, folder / "lsa.safetensors")
+        arrays["components"] = np.ascontiguousarray(self._projection.T)
+        # Not save_file, whose files only their owner can read.
+        (folder / "lsa.safetensors").write_bytes(save(arrays))
+
+    def _learnt(self, vocabularies: list[dict[str, int]], idfs: list[Any], components: Any) -> None:
+        """Keep what was learnt; ``components`` has shape (dim, n_terms)."""
+        self._vocabularies, self._idfs = vocabularies, idfs
+        # A sparse matrix times one that lies otherwise in memory would copy it each time.
+        self._projection = np.ascontiguousarray(components.T, dtype=np.float32)
+        self._vectorisers = []
 
     def _load(self, folder: Path) -> None:
         try:
             terms = json.loads((folder / "terms.json").read_text(encoding="utf-8"))
             arrays = load_file(folder / "lsa.safetensors")
-            self._vocabularies = [{term: place for place, term in enumerate(kind)} for kind in terms]
-            self._idfs = [arrays[f"idf{number}"] for number in range(len(_ANALYSERS))]
-            self._components = arrays["components"]
+            vocabularies = [{term: place for place, term in enumerate(kind)} for kind in terms]
+            idfs = [arrays[f"idf{number}"] for number in range(len(_ANALYSERS))]
+            self._learnt(vocabularies, idfs, arrays["components"])
         except Exception as error:  # whatever the broken file brings about
             raise ArtifactError(f"{folder}: not a saved 'lsa' embedder ({error})") from error
 
