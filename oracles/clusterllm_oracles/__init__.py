@@ -11,3 +11,4 @@ def register_oracles(register: Register) -> None:
     register("openai", "clusterllm_oracles.openai:OpenAIOracle")
     register("replay", "clusterllm_oracles.replay:ReplayOracle")
     register("simulated", "clusterllm_oracles.simulated:SimulatedOracle")
+    register("spacy-llm", "clusterllm_oracles.spacy_llm:SpacyLLMOracle")

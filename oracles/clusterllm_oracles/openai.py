@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from clusterllm_oracles.failures import retry_after_of
 from clusterllm_plugins.errors import ClusterLLMError, MissingExtraError
 from clusterllm_plugins.prompts import PROMPT_VERSION, PromptedOracle
 from clusterllm_plugins.questions import Completion, OracleError, Question, Usage
@@ -163,15 +164,5 @@ class OpenAIOracle(PromptedOracle):
             return OracleError(message, fatal=True)
         passing = (openai.RateLimitError, openai.APIConnectionError, openai.InternalServerError)
         if isinstance(error, passing) or getattr(error, "status_code", None) in (408, 409):
-            return OracleError(message, retryable=True, retry_after=_retry_after(error))
+            return OracleError(message, retryable=True, retry_after=retry_after_of(error))
         return OracleError(message)
-
-
-def _retry_after(error: Exception) -> float | None:
-    """Return the seconds that a response's Retry-After header asks for."""
-    response = getattr(error, "response", None)
-    value = response.headers.get("retry-after") if response is not None else None
-    try:
-        return None if value is None else max(0.0, float(value))
-    except ValueError:
-        return None
