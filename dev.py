@@ -23,8 +23,23 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts" if os.name == "nt" else "bin") / ("python.exe" if os.name == "nt" else "python")
 EXAMPLE_PLUGIN = "examples/clusterllm-parrot"
-PACKAGES = ("clusterllm_plugins", "clusterllm_oracles", "clusterllm_embedders")
-CHECKED = ("dev.py", "clusterllm_plugins", "oracles", "embedders", "tests", "examples", "benchmarks")
+PACKAGES = (
+    "clusterllm_plugins",
+    "clusterllm_oracles",
+    "clusterllm_embedders",
+    "haystack_integrations.components.clusterers.clusterllm",
+    "haystack_integrations.components.embedders.clusterllm",
+)
+CHECKED = (
+    "dev.py",
+    "clusterllm_plugins",
+    "oracles",
+    "embedders",
+    "haystack_integrations",
+    "tests",
+    "examples",
+    "benchmarks",
+)
 
 
 def install(extras: str, *others: str) -> None:

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 DEFAULT_MAX_RETRIES = 5
 FIRST_WAIT = 0.5  # seconds before the first retry at most; doubled each time
 LONGEST_WAIT = 60.0  # seconds
+HALT_SEEN_AFTER = 0.2  # seconds of waiting at most
 GIVE_UP_AFTER = 20  # calls that failed in a row: the rest would fail too
 
 
@@ -111,7 +112,7 @@ class Session:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._halt = halt or threading.Event()
-        self._sleep = sleep or self._stop.wait
+        self._sleep = sleep or self._pause
         self.transcript: list[tuple[Question, Answer]] = []  # what was asked or recalled, in order
         self._reported: set[str] = set()
         self._jitter = random.Random()
@@ -154,13 +155,17 @@ class Session:
                     answers[place] = recalled
                 else:
                     work[key] = _Work(question, [place])
-        for item, answer in self._ask_all(list(work.values()), description):
-            for place in item.places:
-                answers[place] = answer
+        answered: list[tuple[_Work, Answer]] = []
+        try:
+            self._ask_all(list(work.values()), description, answered)
+        finally:  # also what was answered before an error
+            for item, answer in answered:
+                for place in item.places:
+                    answers[place] = answer
+            transcript = [(question, found) for place, question in asked.values() if (found := answers[place])]
+            self.transcript += [pair for pair in transcript if not (pair[1].error or "").startswith(NOT_ASKED)]
         done = [answer for answer in answers if answer is not None]
         assert len(done) == len(questions)
-        transcript = [(question, done[place]) for place, question in asked.values()]
-        self.transcript += [pair for pair in transcript if not (pair[1].error or "").startswith(NOT_ASKED)]
         return done
 
     def _recall(self, question: Question) -> Answer | None:
@@ -173,14 +178,16 @@ class Session:
             return recalled
         return self._store.get(self._fingerprint, question, with_indices=self._with_indices)
 
-    def _ask_all(self, work: list[_Work], description: str) -> Iterable[tuple[_Work, Answer]]:
-        """Ask every question of ``work`` from the oracle's threads; on any error await what is in flight."""
+    def _ask_all(self, work: list[_Work], description: str, done: list[tuple[_Work, Answer]]) -> None:
+        """Ask every question of ``work`` from the oracle's threads; on any error await what is in flight.
+
+        The answers go to ``done`` as they come.
+        """
         if not work:
-            return []
+            return
         size = max(1, int(optional(self.oracle, "batch_size", 1)))
         batches = [work[start : start + size] for start in range(0, len(work), size)]
         threads = max(1, int(optional(self.oracle, "concurrency", 1)))
-        done: list[tuple[_Work, Answer]] = []
         self._stop.clear()
         self._failures_in_a_row = 0
         with (
@@ -209,7 +216,6 @@ class Session:
         if errors:
             # Threads that were stopped by another's error are not the reason.
             raise next((error for error in errors if not isinstance(error, _StoppedError)), errors[0])
-        return done
 
     def _ask_batch(self, batch: list[_Work]) -> Iterable[tuple[_Work, Answer]]:
         """Yield an answer for each question of a batch, asking again what failed in a retryable way."""
@@ -240,6 +246,8 @@ class Session:
             self.tally.abstained += len(left)
             self._failures_in_a_row += 1
             hopeless = self._failures_in_a_row >= GIVE_UP_AFTER
+        if optional(self.oracle, "raise_on_failure", False):
+            raise OracleError(str(failure), fatal=True)
         if hopeless:
             raise OracleError(f"{GIVE_UP_AFTER} calls in a row failed, the last with: {failure}", fatal=True)
         # Not stored: the next run asks again what failed on the way.
@@ -252,6 +260,13 @@ class Session:
             tokens = sum(self.oracle.worst_case(question).tokens for question in questions)  # type: ignore[attr-defined]
         if (seconds := self._pacer.reserve(len(questions), tokens)) > 0:
             self._sleep(seconds)
+
+    def _pause(self, seconds: float) -> None:
+        """Wait, unless the run is stopped."""
+        end = time.monotonic() + seconds
+        while not self._halt.is_set() and (left := end - time.monotonic()) > 0:
+            if self._stop.wait(min(left, HALT_SEEN_AFTER)):
+                return
 
     def _call(self, questions: list[Question]) -> Iterable[Answer]:
         """Yield the oracle's answers, checked to be one valid answer for each question."""

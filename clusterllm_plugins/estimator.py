@@ -25,7 +25,7 @@ from clusterllm_plugins.errors import DataError
 from clusterllm_plugins.fitting import FitSettings, Fitted, embed_corpus, fit_paper
 from clusterllm_plugins.plugins import Plugins
 from clusterllm_plugins.protocols import Embedder, Labels, Oracle, Vectors, has_methods, optional
-from clusterllm_plugins.questions import Answer, Question, Usage
+from clusterllm_plugins.questions import Answer, OracleError, Question, Usage
 from clusterllm_plugins.quoting import quote_paper
 from clusterllm_plugins.recording import Known, answer_lines
 from clusterllm_plugins.redaction import Redaction
@@ -130,13 +130,20 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
             ClusterLLMError: If something given cannot be used; the message says what to do.
             OracleError: If the oracle says that no question can succeed.
         """
-        plugins, corpus, settings = self._prepared(texts)
-        known = _checked_answers(answers, corpus)
-        oracle = self._oracle(plugins)
-        space, spec, vectors = self._embedded(plugins, corpus, embeddings)
-        with AnswerStore(self.store) as store, self._stoppable() as halt:
-            session = self._session(plugins, oracle, store, known, corpus, vectors, halt)
-            fitted = fit_paper(corpus, space, vectors, session, known, settings)
+        with self._stoppable() as halt:
+            plugins, corpus, settings = self._prepared(texts)
+            known = _checked_answers(answers, corpus)
+            oracle = self._oracle(plugins)
+            space, spec, vectors = self._embedded(plugins, corpus, embeddings)
+            with AnswerStore(self.store) as store:
+                session = self._session(plugins, oracle, store, known, corpus, vectors, halt)
+                try:
+                    fitted = fit_paper(corpus, space, vectors, session, known, settings)
+                except OracleError as error:
+                    if session is not None:  # what was paid for goes to the caller, at least
+                        error.asked, error.usage = session.transcript, session.usage
+                        error.tally = session.tally.to_dict()
+                    raise
         self._take(fitted, corpus, spec, session)
         self._answer_lines = list(answer_lines(zip(self.questions_, self.answers_, strict=True), list(texts)))
         return self

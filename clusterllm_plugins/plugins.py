@@ -225,7 +225,7 @@ class Plugins:
         if registration is None:
             raise PluginError(self._unknown(kind, name))
         factory = registration.load(kind)
-        _refuse_keys(settings, f"{kind} {name!r}")
+        refuse_keys(settings, f"{kind} {name!r}")
         _check_settings(factory, settings, f"{kind} {name!r}")
         try:
             return factory(**settings)
@@ -306,11 +306,11 @@ def _takes_any(factory: Callable[..., Any]) -> bool:
     return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(factory).parameters.values())
 
 
-def _refuse_keys(settings: Mapping[str, Any], what: str) -> None:
+def refuse_keys(settings: Mapping[str, Any], what: str) -> None:
     """Raise :class:`PluginError` for a value that looks like a key: settings are written to disk."""
     for setting, value in settings.items():
         if isinstance(value, Mapping):
-            _refuse_keys(value, what)
+            refuse_keys(value, what)
         elif isinstance(value, str) and _KEY.fullmatch(value.strip()):
             # Never quoted.
             raise PluginError(

@@ -34,6 +34,8 @@ class Oracle(Protocol):
     * ``worst_case(question) -> Usage``: the most that one attempt can take; without it a cap on tokens or
       money is an error;
     * ``describe(texts) -> Completion``: a name for a group of texts;
+    * ``raise_on_failure`` (False): whether a question that fails for all its retries ends the run, instead of
+      abstaining;
     * ``note``: what a reader of the results must know about the answers, for the report.
 
     It signals trouble with :class:`OracleError` and does not retry by itself.

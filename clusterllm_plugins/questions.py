@@ -245,12 +245,20 @@ class OracleError(Exception):
         retryable: Whether the same question may succeed later.
         retry_after: Seconds to wait before that, where the provider says so.
         fatal: Whether no question can succeed (a wrong key or model); the run stops.
+
+    Attributes:
+        asked: Where it ended a fit, the questions and answers that the fit had by then.
+        usage: Likewise, what these took.
+        tally: Likewise, where they came from, by name.
     """
 
     def __init__(
         self, message: str, *, retryable: bool = False, retry_after: float | None = None, fatal: bool = False
     ) -> None:
         super().__init__(message)
+        self.asked: list[tuple[Question, Answer]] = []
+        self.usage = Usage()
+        self.tally: dict[str, int] = {}
         self.retryable = retryable
         self.retry_after = retry_after
         self.fatal = fatal

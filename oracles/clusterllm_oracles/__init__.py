@@ -8,6 +8,7 @@ from clusterllm_plugins.hookspecs import Register, hookimpl
 @hookimpl
 def register_oracles(register: Register) -> None:
     """Register each oracle by a dotted string: none of them is imported before it is used."""
+    register("haystack", "clusterllm_oracles.haystack:HaystackOracle")
     register("openai", "clusterllm_oracles.openai:OpenAIOracle")
     register("replay", "clusterllm_oracles.replay:ReplayOracle")
     register("simulated", "clusterllm_oracles.simulated:SimulatedOracle")

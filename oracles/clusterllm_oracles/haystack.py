@@ -1,0 +1,174 @@
+"""``haystack``: any ChatGenerator of Haystack as an oracle."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import importlib.util
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import wait
+from typing import Any
+
+from clusterllm_oracles.failures import oracle_error
+from clusterllm_plugins.errors import ClusterLLMError, MissingExtraError
+from clusterllm_plugins.prompts import PROMPT_VERSION, PromptedOracle
+from clusterllm_plugins.protocols import has_methods
+from clusterllm_plugins.questions import Completion, OracleError, Question, Usage
+
+LOOP_SEEN_AFTER = 1.0  # seconds until it is seen at most that a loop has ended
+# Parameters of chat generators that change no answer.
+_IRRELEVANT = {"api_key", "azure_ad_token", "http_client_kwargs", "max_retries", "streaming_callback", "timeout"}
+
+
+class HaystackOracle(PromptedOracle):
+    """Asks a chat generator, from as many threads as ``concurrency`` says.
+
+    Args:
+        chat_generator: A component with ``run(messages)``, or a serialized one:
+            ``{"type": ..., "init_parameters": ...}``.
+        concurrency: Calls at once.
+        max_retries: Attempts after the first one, made by the session; set those of the generator to 0.
+        requests_per_minute: A limit for the session; ``None`` = none.
+        tokens_per_minute: Likewise.
+        max_output_tokens: The most tokens of a reply, for the bounds of what a question can take; set the generator's
+            own limit to it.
+        input_price: US dollars per million input tokens; ``None`` = unknown.
+        output_price: US dollars per million output tokens; ``None`` = unknown.
+        raise_on_failure: Whether a question that fails for all its retries ends the run.
+
+    Attributes:
+        loop: The event loop on which ``run_async`` of the generator is called; ``None`` = ``run`` is called, on the
+            session's thread.
+
+    Raises:
+        MissingExtraError: If haystack-ai is not installed.
+        ClusterLLMError: If ``chat_generator`` is none.
+    """
+
+    def __init__(
+        self,
+        chat_generator: Any,
+        concurrency: int = 3,
+        max_retries: int = 5,
+        requests_per_minute: int | None = None,
+        tokens_per_minute: int | None = None,
+        max_output_tokens: int = 256,
+        input_price: float | None = None,
+        output_price: float | None = None,
+        raise_on_failure: bool = False,
+    ) -> None:
+        if importlib.util.find_spec("haystack") is None:
+            raise MissingExtraError("oracle 'haystack'", "haystack")
+        self.chat_generator = _generator(chat_generator)
+        self.concurrency = concurrency
+        self.max_retries = max_retries
+        self.requests_per_minute = requests_per_minute
+        self.tokens_per_minute = tokens_per_minute
+        self.max_output_tokens = max_output_tokens
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self._prices = (input_price, output_price)
+        self.raise_on_failure = raise_on_failure
+        self._where = f"oracle 'haystack' ({type(self.chat_generator).__name__})"
+        self.fingerprint = f"haystack:{_identity(self.chat_generator)}:p{PROMPT_VERSION}"
+
+    def check(self) -> None:
+        """Warm the generator up: it makes its client there, and says where its key is missing.
+
+        Raises:
+            OracleError: If it cannot.
+        """
+        if self.loop is None and has_methods(self.chat_generator, "warm_up"):
+            try:
+                self.chat_generator.warm_up()
+            except Exception as error:
+                raise oracle_error(self._where, error, fatal=True) from error
+
+    def complete(self, prompt: str, choices: Sequence[str]) -> Completion:
+        """Return the generator's reply; none, or one without text, is an empty reply, which abstains."""
+        from haystack.dataclasses import ChatMessage
+
+        messages = [ChatMessage.from_user(prompt)]
+        try:
+            result = self._generate(messages)
+            replies = result.get("replies") or []
+            text = (replies[0].text if replies else None) or ""
+            used = (replies[0].meta if replies else {}).get("usage") or {}
+        except OracleError:
+            raise
+        except Exception as error:
+            raise oracle_error(self._where, error) from error
+        return Completion(text, self._priced(_usage(used) or self.worst_case_of(prompt)))
+
+    def worst_case(self, question: Question) -> Usage:
+        """Return the most that one attempt can take, with its price where prices are known."""
+        return self._priced(super().worst_case(question))
+
+    def _generate(self, messages: list[Any]) -> Mapping[str, Any]:
+        run_async = getattr(self.chat_generator, "run_async", None)
+        if self.loop is None or run_async is None:
+            result: Mapping[str, Any] = self.chat_generator.run(messages=messages)
+            return result
+        call = asyncio.run_coroutine_threadsafe(run_async(messages=messages), self.loop)
+        while not wait([call], LOOP_SEEN_AFTER).done:
+            if not self.loop.is_running():  # nothing will ever come of the call
+                raise OracleError(f"{self._where}: the event loop has ended", fatal=True)
+        reply: Mapping[str, Any] = call.result()
+        return reply
+
+    def _priced(self, usage: Usage) -> Usage:
+        per_input, per_output = self._prices
+        if per_input is None or per_output is None:
+            return usage
+        cost = (usage.input_tokens * per_input + usage.output_tokens * per_output) / 1e6
+        return Usage(usage.input_tokens, usage.output_tokens, usage.requests, cost)
+
+
+def _generator(given: Any) -> Any:
+    """Return a chat generator, made where it is given as its serialized form."""
+    made = given
+    if isinstance(given, Mapping):
+        from haystack.utils import deserialize_chatgenerator_inplace
+
+        holder = {"chat_generator": dict(given)}
+        try:
+            deserialize_chatgenerator_inplace(holder)
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise ClusterLLMError(f"oracle 'haystack': chat_generator cannot be made ({reason})") from error
+        made = holder["chat_generator"]
+    if not has_methods(made, "run"):
+        raise ClusterLLMError(f"oracle 'haystack': chat_generator must be a ChatGenerator, not {type(made).__name__}")
+    return made
+
+
+def _identity(generator: Any) -> str:
+    """Return what tells a generator from others: its class, model and a digest of its parameters, without secrets."""
+    kind = type(generator)
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    try:
+        parameters = dict(generator.to_dict()["init_parameters"])
+    except Exception:  # one that cannot be serialized, or holds a key as it is
+        held = {key: getattr(generator, key, None) for key in inspect.signature(kind.__init__).parameters}
+        parameters = {key: value for key, value in held.items() if _is_plain(value)}
+    kept = {key: value for key, value in parameters.items() if key not in _IRRELEVANT}
+    digest = hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return f"{name}:{kept.get('model') or ''}:{digest}"
+
+
+def _is_plain(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _usage(used: Mapping[str, Any]) -> Usage | None:
+    """Return what a reply says it took, by OpenAI's names or Anthropic's; ``None`` where it says nothing."""
+    read = used.get("prompt_tokens", used.get("input_tokens"))
+    written = used.get("completion_tokens", used.get("output_tokens"))
+    if not isinstance(read, int) or not isinstance(written, int):
+        return None
+    return Usage(read, written, 1)
