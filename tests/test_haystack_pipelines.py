@@ -621,6 +621,8 @@ def test_parameters_are_attributes_and_copies():
     assert component.n_clusters == [2, 9]
     component.to_dict()["init_parameters"]["embedder"]["dimensions"] = 3
     component.max_questions = 7
+    component.meta_prefix = "topic"
+    assert "topic_error" in component.run(documents([""]))["failed_documents"][0].meta
     assert component.to_dict()["init_parameters"]["embedder"] == {"name": "lsa", "dimensions": 8}
     assert component.to_dict()["init_parameters"]["max_questions"] == 7
 

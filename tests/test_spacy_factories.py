@@ -30,6 +30,11 @@ def test_the_factories_come_through_entry_points():
     assert mine("spacy_factories") == FACTORIES
 
 
+def test_no_factory_name_holds_a_dot():
+    # spaCy reads what stands before one as a language.
+    assert [name for name in mine("spacy_factories") if "." in name] == []
+
+
 def test_functions_of_a_config_come_through_entry_points():
     assert mine("spacy_misc") == ["clusterllm.Embedder.v1", "clusterllm.Oracle.v1"]
     assert mine("spacy_readers") == ["clusterllm.DocBin.v1", "clusterllm.Jsonl.v1"]

@@ -426,3 +426,13 @@ def test_fitted_again_after_a_trip(texts, truth):
     nlp = pickle.loads(pickle.dumps(fitted(texts)))
     fit(nlp, texts, oracle=ByTruth(texts, truth))
     assert nlp.get_pipe("clusterllm").answers
+
+
+def test_nothing_saved_is_a_pickle(tuned, nlp, tmp_path):
+    tuned.to_disk(tmp_path / "tuned")
+    nlp.to_disk(tmp_path / "lsa")
+    ours = [path for path in tmp_path.rglob("*") if path.is_file() and "clusterllm" in str(path.relative_to(tmp_path))]
+    kinds = {path.name: path.read_bytes()[:2] for path in ours}
+    assert {"cfg", "arrays", "terms.json", "lsa.safetensors", "scale.json"} <= set(kinds)
+    # A pickle begins with 0x80, one of torch with a ZIP archive's "PK".
+    assert not [name for name, start in kinds.items() if start[:1] == b"\x80" or start == b"PK"]

@@ -66,13 +66,11 @@ class AskingComponent(WithParameters):
         check_settings({**_DEFAULTS, **settings})
         cluster_range(settings["n_clusters"], _MANY)
         seed_of(settings["random_state"])
-        self._preparation = Preparation(
-            name,
-            parameters.get("meta_prefix", "cluster"),
-            parameters["meta_fields_to_embed"] or [],
-            parameters["embedding_separator"],
-            parameters["raise_on_failure"],
-        )
+
+    @property
+    def _preparation(self) -> Preparation:
+        """How documents become texts and vectors, and what they get."""
+        return Preparation.of(type(self).__name__, self._parameters)
 
     def _settings(self) -> dict[str, Any]:
         """Return the settings of :class:`ClusterLLM` among the parameters."""

@@ -54,9 +54,6 @@ class ClusterLLMAssigner(WithParameters):
             progress_bar: Whether to show progress bars on a terminal.
         """
         self._keep(locals())
-        self._preparation = Preparation(
-            type(self).__name__, meta_prefix, meta_fields_to_embed or [], embedding_separator, raise_on_failure
-        )
         self._model: ClusterLLM | None = None
 
     def warm_up(self) -> None:
@@ -116,6 +113,11 @@ class ClusterLLMAssigner(WithParameters):
             result = await run_async_of(self.document_embedder, documents=documents)
             documents = with_embeddings(self, documents, result)
         return await asyncio.to_thread(self._assigned, documents)
+
+    @property
+    def _preparation(self) -> Preparation:
+        """How documents become texts and vectors, and what they get."""
+        return Preparation.of(type(self).__name__, self._parameters)
 
     def _read(self) -> None:
         from clusterllm_plugins import ClusterLLM

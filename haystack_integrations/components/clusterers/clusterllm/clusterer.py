@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from haystack import Document, component, logging
+from haystack import Document, component
 from haystack.components.embedders.types import DocumentEmbedder
 from haystack.components.generators.chat.types import ChatGenerator
 
@@ -19,8 +19,6 @@ from haystack_integrations.components.clusterers.clusterllm.fitting import Fit, 
 
 if TYPE_CHECKING:
     from clusterllm_plugins import ClusterLLM
-
-logger = logging.getLogger(__name__)
 
 
 @component

@@ -52,6 +52,17 @@ class Preparation:
     embedding_separator: str
     raise_on_failure: bool
 
+    @classmethod
+    def of(cls, component: str, parameters: Mapping[str, Any]) -> Preparation:
+        """Return what a component's parameters say."""
+        return cls(
+            component,
+            parameters.get("meta_prefix", "cluster"),
+            parameters["meta_fields_to_embed"] or [],
+            parameters["embedding_separator"],
+            parameters["raise_on_failure"],
+        )
+
     def check(self, documents: Any) -> None:
         """Raise :class:`TypeError` unless ``documents`` is a list of documents."""
         is_list = isinstance(documents, list)
