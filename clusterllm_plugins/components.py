@@ -81,6 +81,11 @@ def resolve_redaction(plugins: Plugins, redact: Sequence[Any]) -> Redaction:
     return Redaction([(_name(spec), plugins.redactor(spec)) for spec in redact])
 
 
+def redaction_of(redact: Sequence[Any]) -> Redaction:
+    """Return the redaction by these redactors; plugins are looked for only where there are any."""
+    return resolve_redaction(Plugins(), redact) if redact else Redaction()
+
+
 def _name(spec: Any) -> str:
     if isinstance(spec, str):
         return spec

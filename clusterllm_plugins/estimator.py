@@ -16,6 +16,7 @@ from sklearn.exceptions import NotFittedError
 from clusterllm_plugins.asking import Session, known_key
 from clusterllm_plugins.components import (
     EmbedderSpec,
+    redaction_of,
     resolve_embedder,
     resolve_redaction,
 )
@@ -28,7 +29,6 @@ from clusterllm_plugins.protocols import Embedder, Labels, Oracle, Vectors, has_
 from clusterllm_plugins.questions import Answer, OracleError, Question, Usage
 from clusterllm_plugins.quoting import quote_paper
 from clusterllm_plugins.recording import Known, answer_lines
-from clusterllm_plugins.redaction import Redaction
 from clusterllm_plugins.settings import check_settings, cluster_range, seed_of
 from clusterllm_plugins.space import Space
 from clusterllm_plugins.store import AnswerStore
@@ -219,7 +219,7 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
     def _vectors(self, texts: Sequence[str], embeddings: Any) -> tuple[Vectors, Positions]:
         """Return the refined vectors of new texts, zeros for an empty one, and the positions of the others."""
         self._check_fitted()
-        redaction = resolve_redaction(Plugins(), self.redact) if self.redact else Redaction()
+        redaction = redaction_of(self.redact)
         clean = [redaction.text(text) for text in check_texts(texts)]
         kept = np.array([place for place, text in enumerate(clean) if text.strip()], dtype=np.int64)
         vectors = np.zeros((len(clean), self.cluster_centers_.shape[1]), dtype=np.float32)

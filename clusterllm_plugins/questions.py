@@ -190,6 +190,13 @@ class Usage:
             None if unknown or not known else sum(known),
         )
 
+    def priced(self, per_input: float | None, per_output: float | None) -> Usage:
+        """Return the same with its cost, at prices in US dollars per million tokens; as it is where one is unknown."""
+        if per_input is None or per_output is None:
+            return self
+        cost = (self.input_tokens * per_input + self.output_tokens * per_output) / 1e6
+        return Usage(self.input_tokens, self.output_tokens, self.requests, cost)
+
     @property
     def tokens(self) -> int:
         """Input and output tokens together."""

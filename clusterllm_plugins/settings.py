@@ -36,9 +36,14 @@ def check_settings(settings: dict[str, Any]) -> None:
     store = settings["store"]
     if store is not None and not isinstance(store, str | Path):
         raise ClusterLLMError(f"store must be a path or None, not {store!r}")
-    if not isinstance(settings["redact"], list | tuple):
-        raise ClusterLLMError(f"redact must be a list of redactors, not {settings['redact']!r}")
+    check_redact(settings["redact"])
     _check_demonstrations(settings["demonstrations"])
+
+
+def check_redact(redact: Any) -> None:
+    """Raise :class:`ClusterLLMError` for what is no list of redactors."""
+    if not isinstance(redact, list | tuple):
+        raise ClusterLLMError(f"redact must be a list of redactors, not {redact!r}")
 
 
 def _check_demonstrations(demonstrations: Any) -> None:

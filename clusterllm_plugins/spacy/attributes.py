@@ -66,6 +66,9 @@ class Attributes:
                     owner.set_extension(name, default=None)
 
 
+DEFAULT_VECTORS = f"doc._.{Attributes().vector}"
+
+
 def space_of(vector: str) -> str:
     """Return the attribute that says which space a vector attribute's values are of."""
     return f"{vector.removesuffix('_vector')}_space"

@@ -17,14 +17,14 @@ from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.training import Example
 
-from clusterllm_plugins.components import resolve_redaction
+from clusterllm_plugins.components import redaction_of
 from clusterllm_plugins.corpus import make_corpus
 from clusterllm_plugins.errors import ClusterLLMError, DataError
-from clusterllm_plugins.plugins import Plugins
 from clusterllm_plugins.protocols import Labels, Vectors
 from clusterllm_plugins.recording import Known
-from clusterllm_plugins.spacy.attributes import PREFIX, Attributes
+from clusterllm_plugins.spacy.attributes import DEFAULT_VECTORS, PREFIX, Attributes
 from clusterllm_plugins.spacy.base import Arrays
+from clusterllm_plugins.spacy.corpora import components_before
 from clusterllm_plugins.spacy.embedder import ClusterLLMEmbedder
 from clusterllm_plugins.spacy.granularity import ClusterLLMGranularity
 from clusterllm_plugins.spacy.learning import LearningPipe, check_learning
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from clusterllm_plugins.estimator import ClusterLLM
 
 REFINEMENTS = ("auto", "embedder", "map")
-DEFAULT_VECTORS = f"doc._.{Attributes().vector}"
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ class ClusterLLMClusterer(LearningPipe):
             self.attributes = Attributes(prefix)
             self.attributes.register(self.attributes.cluster, self.attributes.label, self.attributes.score)
             self.reading = Reading(VectorSource(vectors), span_key, tuple(redact))
-            self._redaction = resolve_redaction(Plugins(), redact)
+            self._redaction = redaction_of(redact)
         self.span_key = span_key
         self._refine = refine
         self._write_cats = write_cats
@@ -279,9 +278,7 @@ class ClusterLLMClusterer(LearningPipe):
     def _granularity(self, nlp: Language | None) -> ClusterLLMGranularity | None:
         """Return the component before this one that chooses the number of clusters of the same vectors."""
         found = None
-        for _, other in nlp.components if nlp is not None else ():
-            if other is self:
-                break
+        for other in components_before(self, nlp):
             if isinstance(other, ClusterLLMGranularity) and (
                 (other.reading.source, other.reading.span_key) == (self.reading.source, self.span_key)
             ):

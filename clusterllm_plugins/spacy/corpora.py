@@ -137,6 +137,14 @@ def _as_doc(item: object, nlp: Language) -> Doc:
     raise ClusterLLMError(f"a corpus holds examples, docs or texts, not {type(item).__name__}")
 
 
+def components_before(component: ClusterLLMPipe, nlp: Language | None) -> Iterator[Callable[[Doc], Doc]]:
+    """Yield the components of a pipeline before ``component``, the disabled ones too."""
+    for _, other in nlp.components if nlp is not None else ():
+        if other is component:
+            return
+        yield other
+
+
 def through_pipeline(
     component: ClusterLLMPipe, nlp: Language | None, docs: list[Doc], *, embed: bool = False
 ) -> list[Doc]:
@@ -150,9 +158,7 @@ def through_pipeline(
     from clusterllm_plugins.spacy.embedder import ClusterLLMEmbedder
 
     stream: Iterable[Doc] = (doc.copy() for doc in docs)
-    for _, other in nlp.components if nlp is not None else ():
-        if other is component:
-            break
+    for other in components_before(component, nlp):
         if not isinstance(other, ClusterLLMPipe) or (embed and isinstance(other, ClusterLLMEmbedder) and other.fitted):
             stream = other.pipe(stream) if hasattr(other, "pipe") else map(other, stream)
     return list(stream)

@@ -6,7 +6,6 @@ No postponed annotations here: spaCy checks ``[initialize]`` against those of ``
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,17 +26,11 @@ from clusterllm_plugins.embedding import embed_texts, fit_if_needed
 from clusterllm_plugins.errors import ArtifactError, ClusterLLMError
 from clusterllm_plugins.plugins import Plugins
 from clusterllm_plugins.protocols import Embedder, Vectors, has_methods, is_trainable, optional
+from clusterllm_plugins.settings import check_redact
 from clusterllm_plugins.spacy.attributes import PREFIX, Attributes
 from clusterllm_plugins.spacy.base import Arrays, ClusterLLMPipe
 from clusterllm_plugins.spacy.corpora import CorpusReader, corpus_docs, texts_of, through_pipeline
 from clusterllm_plugins.spacy.units import check_span_key, units_of
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """The vectors of some docs' units, one row each, in order, shape (n_units, dim)."""
-
-    vectors: Vectors
 
 
 class ClusterLLMEmbedder(ClusterLLMPipe):
@@ -81,8 +74,7 @@ class ClusterLLMEmbedder(ClusterLLMPipe):
             check_span_key(span_key)
             if set_doc_vector and span_key is not None:
                 raise ClusterLLMError("set_doc_vector works on docs, not with span_key")
-            if not isinstance(redact, list | tuple):
-                raise ClusterLLMError(f"redact must be a list of redactors, not {redact!r}")
+            check_redact(redact)
             self.attributes = Attributes(prefix)
             self.attributes.register(self.attributes.vector, self.attributes.space)
             plugins = Plugins()
@@ -128,14 +120,14 @@ class ClusterLLMEmbedder(ClusterLLMPipe):
         vectors[kept] = some
         return vectors
 
-    def predict(self, docs: list[Doc]) -> Predicted:
-        """Return the vectors of the docs' units."""
+    def predict(self, docs: list[Doc]) -> Vectors:
+        """Return the vectors of the docs' units, one row each, in order, shape (n_units, dim)."""
         with self._named_errors():
-            return Predicted(self.embed([unit.text for doc in docs for unit in units_of(doc, self.span_key)]))
+            return self.embed([unit.text for doc in docs for unit in units_of(doc, self.span_key)])
 
-    def set_annotations(self, docs: list[Doc], predictions: Predicted) -> None:
+    def set_annotations(self, docs: list[Doc], predictions: Vectors) -> None:
         """Set the vector, and which space it is of, on each unit."""
-        rows = iter(predictions.vectors)
+        rows = iter(predictions)
         for doc in docs:
             for unit in units_of(doc, self.span_key):
                 # A copy: a view would keep the whole batch in memory as long as one of its docs.

@@ -13,8 +13,8 @@ from typing import Any
 
 from spacy.language import Language
 
-from clusterllm_plugins.spacy.attributes import PREFIX, register_defaults
-from clusterllm_plugins.spacy.clusterer import DEFAULT_VECTORS, ClusterLLMClusterer
+from clusterllm_plugins.spacy.attributes import DEFAULT_VECTORS, PREFIX, register_defaults
+from clusterllm_plugins.spacy.clusterer import ClusterLLMClusterer
 from clusterllm_plugins.spacy.embedder import ClusterLLMEmbedder
 from clusterllm_plugins.spacy.granularity import ClusterLLMGranularity
 

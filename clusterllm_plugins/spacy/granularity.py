@@ -15,7 +15,7 @@ from spacy.tokens import Doc
 
 from clusterllm_plugins.errors import ClusterLLMError
 from clusterllm_plugins.recording import Known
-from clusterllm_plugins.spacy.attributes import PREFIX, Attributes
+from clusterllm_plugins.spacy.attributes import DEFAULT_VECTORS, PREFIX, Attributes
 from clusterllm_plugins.spacy.base import Arrays
 from clusterllm_plugins.spacy.learning import LearningPipe, check_learning
 from clusterllm_plugins.spacy.material import Material, Reading, known_answers
@@ -59,7 +59,7 @@ class ClusterLLMGranularity(LearningPipe):
         nlp: Language | None,
         name: str = "clusterllm_granularity",
         *,
-        vectors: str = f"doc._.{Attributes().vector}",
+        vectors: str = DEFAULT_VECTORS,
         n_clusters: Sequence[int] | str = "auto",
         max_granularity_questions: int = 594,
         max_cost: float | None = None,

@@ -15,9 +15,8 @@ from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.training import Example
 
-from clusterllm_plugins.components import resolve_redaction
+from clusterllm_plugins.components import redaction_of
 from clusterllm_plugins.errors import ClusterLLMWarning
-from clusterllm_plugins.plugins import Plugins
 from clusterllm_plugins.protocols import has_methods
 from clusterllm_plugins.recording import Known
 from clusterllm_plugins.settings import check_settings, cluster_range, seed_of
@@ -113,7 +112,7 @@ def check_learning(settings: dict[str, Any]) -> None:
     check_settings(settings)
     cluster_range(settings["n_clusters"], sys.maxsize)  # how many texts there are is not known yet
     seed_of(settings["random_state"])
-    resolve_redaction(Plugins(), settings["redact"])
+    redaction_of(settings["redact"])
 
 
 def _unwrapped(value: Any) -> Any:

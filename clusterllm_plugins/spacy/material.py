@@ -14,7 +14,7 @@ from clusterllm_plugins.errors import ClusterLLMError
 from clusterllm_plugins.protocols import Vectors
 from clusterllm_plugins.recording import Known, load_answers
 from clusterllm_plugins.spacy.base import ClusterLLMPipe
-from clusterllm_plugins.spacy.corpora import CorpusReader, corpus_docs, texts_of, through_pipeline
+from clusterllm_plugins.spacy.corpora import CorpusReader, components_before, corpus_docs, texts_of, through_pipeline
 from clusterllm_plugins.spacy.embedder import ClusterLLMEmbedder
 from clusterllm_plugins.spacy.units import VectorSource, units_of
 
@@ -83,9 +83,7 @@ class Reading:
             ClusterLLMError: If that one embeds something else, or redacts otherwise.
         """
         found = None
-        for _, other in nlp.components if nlp is not None else ():
-            if other is component:
-                break
+        for other in components_before(component, nlp):
             if isinstance(other, ClusterLLMEmbedder) and other.attributes.vector == self.source.attribute:
                 found = other
         if found is None:

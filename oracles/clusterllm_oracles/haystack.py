@@ -99,11 +99,11 @@ class HaystackOracle(PromptedOracle):
             raise
         except Exception as error:
             raise oracle_error(self._where, error) from error
-        return Completion(text, self._priced(_usage(used) or self.worst_case_of(prompt)))
+        return Completion(text, (_usage(used) or self.worst_case_of(prompt)).priced(*self._prices))
 
     def worst_case(self, question: Question) -> Usage:
         """Return the most that one attempt can take, with its price where prices are known."""
-        return self._priced(super().worst_case(question))
+        return super().worst_case(question).priced(*self._prices)
 
     def _generate(self, messages: list[Any]) -> Mapping[str, Any]:
         run_async = getattr(self.chat_generator, "run_async", None)
@@ -116,13 +116,6 @@ class HaystackOracle(PromptedOracle):
                 raise OracleError(f"{self._where}: the event loop has ended", fatal=True)
         reply: Mapping[str, Any] = call.result()
         return reply
-
-    def _priced(self, usage: Usage) -> Usage:
-        per_input, per_output = self._prices
-        if per_input is None or per_output is None:
-            return usage
-        cost = (usage.input_tokens * per_input + usage.output_tokens * per_output) / 1e6
-        return Usage(usage.input_tokens, usage.output_tokens, usage.requests, cost)
 
 
 def _generator(given: Any) -> Any:

@@ -104,11 +104,11 @@ class OpenAIOracle(PromptedOracle):
         # A server that does not count is taken to have used the most.
         usage = Usage(used.prompt_tokens, used.completion_tokens, 1) if used else self.worst_case_of(prompt)
         text = (reply.choices[0].message.content or "") if reply.choices else ""
-        return Completion(text, self._priced(usage))
+        return Completion(text, usage.priced(*self._prices))
 
     def worst_case(self, question: Question) -> Usage:
         """Return the most that one attempt can take, with its price where prices are known."""
-        return self._priced(super().worst_case(question))
+        return super().worst_case(question).priced(*self._prices)
 
     def _connected(self) -> OpenAI:
         from openai import OpenAI
@@ -142,13 +142,6 @@ class OpenAIOracle(PromptedOracle):
         if self.temperature is not None:
             settings["temperature"] = self.temperature
         return settings
-
-    def _priced(self, usage: Usage) -> Usage:
-        per_input, per_output = self._prices
-        if per_input is None or per_output is None:
-            return usage
-        cost = (usage.input_tokens * per_input + usage.output_tokens * per_output) / 1e6
-        return Usage(usage.input_tokens, usage.output_tokens, usage.requests, cost)
 
     def _translated(self, error: Exception) -> OracleError:
         """Return the library's error as ours; a wrong key, model or an empty account stops the run."""

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from haystack import Document
 
-from clusterllm_plugins.components import resolve_redaction
+from clusterllm_plugins.components import redaction_of
 from clusterllm_plugins.errors import ClusterLLMError
-from clusterllm_plugins.plugins import Plugins, refuse_keys
+from clusterllm_plugins.plugins import refuse_keys
 from clusterllm_plugins.protocols import has_methods
 from clusterllm_plugins.settings import check_settings, cluster_range, seed_of
 from haystack_integrations.components.clusterers.clusterllm.documents import Preparation, Prepared, with_embeddings
@@ -97,7 +97,7 @@ class AskingComponent(WithParameters):
         """Return what a document embedder gets: the documents, or only their texts where something is redacted."""
         if not self._parameters["redact"]:
             return documents
-        redaction = resolve_redaction(Plugins(), self._parameters["redact"])
+        redaction = redaction_of(self._parameters["redact"])
         return [Document(id=doc.id, content=redaction.text(self._preparation.text(doc))) for doc in documents]
 
     def _fit(self, prepared: Prepared, **overrides: Any) -> Fit:

@@ -10,8 +10,7 @@ from haystack import Document, component
 from haystack.components.embedders.types import DocumentEmbedder
 from haystack.components.generators.chat.types import ChatGenerator
 
-from clusterllm_plugins.components import resolve_redaction
-from clusterllm_plugins.plugins import Plugins
+from clusterllm_plugins.components import redaction_of
 from clusterllm_plugins.vectors import normalise
 from haystack_integrations.components.clusterers.clusterllm.asking import AskingComponent
 from haystack_integrations.components.clusterers.clusterllm.documents import Prepared, summaries
@@ -193,7 +192,7 @@ class ClusterLLMClusterer(AskingComponent):
                 failed.append(self._preparation.failed(document, "has nothing left after redaction"))
             else:
                 done.append(self._preparation.clustered(document, label, model.cluster_labels_[label], score))
-        redaction = resolve_redaction(Plugins(), self._parameters["redact"] or [])
+        redaction = redaction_of(self._parameters["redact"] or [])
         clusters = summaries(
             prepared.documents,
             [redaction.text(text) for text in prepared.texts],
