@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from clusterllm_plugins.errors import ClusterLLMError, ClusterLLMWarning
     from clusterllm_plugins.estimator import ClusterLLM
+    from clusterllm_plugins.granularity import select_n_clusters
+    from clusterllm_plugins.guided.partition import merge_clusters
     from clusterllm_plugins.hookspecs import hookimpl
     from clusterllm_plugins.plugins import Plugins
     from clusterllm_plugins.prompts import PromptedOracle
@@ -36,6 +38,8 @@ _HOMES = {
     "Usage": "questions",
     "hookimpl": "hookspecs",
     "load_answers": "recording",
+    "merge_clusters": "guided.partition",
+    "select_n_clusters": "granularity",
 }
 
 __all__ = [
@@ -54,6 +58,8 @@ __all__ = [
     "Usage",
     "hookimpl",
     "load_answers",
+    "merge_clusters",
+    "select_n_clusters",
 ]
 
 

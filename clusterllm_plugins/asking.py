@@ -1,8 +1,8 @@
 """The asking session: it owns threads, retries, caps, redaction and the store.
 
-In: questions. Out: one answer each, in order. An answer is looked for among the known ones, in the plugins'
-caches and in the store before the oracle is asked; each new one is committed before its thread takes another
-question. Oracles only turn a question into an answer.
+In: questions, or groups of texts to be named. Out: one answer or name each, in order. An answer is looked for
+among the known ones, in the plugins' caches and in the store before the oracle is asked; each new one is committed
+before its thread takes another question. Oracles only turn a question into an answer.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 
 from clusterllm_plugins.budget import NOT_ASKED, Budget, QuestionCap
+from clusterllm_plugins.describing import Asked, Description, replies, states_worst_case, worst_case
 from clusterllm_plugins.errors import ClusterLLMError
 from clusterllm_plugins.pacing import Pacer
 from clusterllm_plugins.plugins import Plugins
@@ -56,9 +57,9 @@ class _StoppedError(OracleError):
 
 @dataclass
 class _Work:
-    """A distinct question that must be asked, and where its answer goes."""
+    """What must be asked once, a question or a description, and where its answer goes."""
 
-    question: Question
+    question: Asked
     places: list[int] = field(default_factory=list)
 
 
@@ -77,6 +78,11 @@ class Session:
         halt: Once it is set nothing more is asked, as after a fatal error.
         sleep: Waits so many seconds; by default until the run is stopped at most.
         clock: Tells the time in seconds; likewise.
+
+    Attributes:
+        tally: Where the answers to questions came from.
+        naming: Where names came from, likewise.
+        transcript: The questions that were asked or recalled, and their answers, in order.
 
     Raises:
         ClusterLLMError: If a cap cannot be kept since the oracle states no worst case or no price.
@@ -99,6 +105,7 @@ class Session:
     ) -> None:
         self.oracle = oracle
         self.tally = Tally()
+        self.naming = Tally()
         self._plugins = plugins
         self._store = store
         self._redaction = redaction or Redaction()
@@ -113,7 +120,7 @@ class Session:
         self._stop = threading.Event()
         self._halt = halt or threading.Event()
         self._sleep = sleep or self._pause
-        self.transcript: list[tuple[Question, Answer]] = []  # what was asked or recalled, in order
+        self.transcript: list[tuple[Question, Answer]] = []
         self._reported: set[str] = set()
         self._jitter = random.Random()
 
@@ -134,25 +141,61 @@ class Session:
             OracleError: If the oracle says that no question can succeed.
             ClusterLLMError: If redaction or the store fails.
         """
+        return self._answers([self._redaction.question(question) for question in questions], cap, description)
+
+    def describe(
+        self, groups: Sequence[Sequence[str]], cap: QuestionCap, description: str = "naming clusters"
+    ) -> list[str | None]:
+        """Return what the oracle calls each group of texts; None where it gives no name.
+
+        That is so for an empty group, for an oracle that has no method ``describe`` or cannot say what one takes
+        at most while a cap on tokens or money is set, where a cap is reached, and where the oracle fails or its
+        reply cannot be read.
+
+        Args:
+            groups: Texts, all of which are shown, shape (n_groups, any).
+            cap: Counts distinct groups as questions.
+            description: What the progress bar says.
+
+        Raises:
+            OracleError: If the oracle says that it cannot be asked at all.
+            ClusterLLMError: If redaction or the store fails.
+        """
+        names: list[str | None] = [None] * len(groups)
+        if has_methods(self.oracle, "describe"):
+            redacted = [tuple(self._redaction.text(text) for text in group) for group in groups]
+            places = [place for place, texts in enumerate(redacted) if texts]
+            answers = self._answers([Description(redacted[place]) for place in places], cap, description)
+            for place, answer in zip(places, answers, strict=True):
+                names[place] = answer.choice
+        return names
+
+    def _answers(self, questions: Sequence[Asked], cap: QuestionCap, description: str) -> list[Answer]:
+        """Return an answer for each of ``questions``, which are redacted: had already, or asked for."""
         answers: list[Answer | None] = [None] * len(questions)
         asked: dict[str, tuple[int, Question]] = {}
         work: dict[str, _Work] = {}
-        for place, original in enumerate(questions):
-            question = self._redaction.question(original)
+        for place, question in enumerate(questions):
+            tally = self._tally_of(question)
             key = question.canonical(with_indices=self._with_indices)
-            if (known := self._known.get(known_key(question))) is not None:
-                self.tally.known += 1
+            if isinstance(question, Question) and (known := self._known.get(known_key(question))) is not None:
+                tally.known += 1
                 answers[place] = known
             elif key in work:
                 work[key].places.append(place)
             elif not cap.admit(key):
-                self.tally.refused += 1
+                tally.refused += 1
                 answers[place] = Answer(None, error=f"{NOT_ASKED}: the cap of {cap.limit} questions is reached")
             else:
-                asked.setdefault(key, (place, question))
+                if isinstance(question, Question):
+                    asked.setdefault(key, (place, question))
                 if (recalled := self._recall(question)) is not None:
-                    self.tally.recalled += 1
+                    tally.recalled += 1
                     answers[place] = recalled
+                elif isinstance(question, Description) and not self._budget.can_bound(question):
+                    # For questions this is an error, before the first one; a name is not worth losing a run.
+                    tally.refused += 1
+                    answers[place] = Answer(None, error=f"{NOT_ASKED}: what it may take is unknown, and there is a cap")
                 else:
                     work[key] = _Work(question, [place])
         answered: list[tuple[_Work, Answer]] = []
@@ -168,30 +211,37 @@ class Session:
         assert len(done) == len(questions)
         return done
 
-    def _recall(self, question: Question) -> Answer | None:
+    def _tally_of(self, question: Asked) -> Tally:
+        return self.naming if isinstance(question, Description) else self.tally
+
+    def _recall(self, question: Asked) -> Answer | None:
+        if isinstance(question, Question) and (recalled := self._recalled_by_plugin(question)) is not None:
+            return recalled
+        return self._store.get(self._fingerprint, question, with_indices=self._with_indices)
+
+    def _recalled_by_plugin(self, question: Question) -> Answer | None:
         try:
             recalled = self._plugins.hook.recall_answer(question=question, oracle=self.oracle)
         except Exception as error:
             self._report_once("recall_answer", error)
-            recalled = None
-        if isinstance(recalled, Answer) and _checked(recalled, question) is recalled:
-            return recalled
-        return self._store.get(self._fingerprint, question, with_indices=self._with_indices)
+            return None
+        return recalled if isinstance(recalled, Answer) and _checked(recalled, question) is recalled else None
 
     def _ask_all(self, work: list[_Work], description: str, done: list[tuple[_Work, Answer]]) -> None:
-        """Ask every question of ``work`` from the oracle's threads; on any error await what is in flight.
+        """Ask for all of ``work`` from the oracle's threads; on any error await what is in flight.
 
         The answers go to ``done`` as they come.
         """
         if not work:
             return
-        size = max(1, int(optional(self.oracle, "batch_size", 1)))
+        naming = isinstance(work[0].question, Description)
+        size = 1 if naming else max(1, int(optional(self.oracle, "batch_size", 1)))
         batches = [work[start : start + size] for start in range(0, len(work), size)]
         threads = max(1, int(optional(self.oracle, "concurrency", 1)))
         self._stop.clear()
         self._failures_in_a_row = 0
         with (
-            Bar(len(work), description, self._progress, unit="question") as bar,
+            Bar(len(work), description, self._progress, unit="name" if naming else "question") as bar,
             ThreadPoolExecutor(min(threads, len(batches)), thread_name_prefix="clusterllm") as pool,
         ):
 
@@ -220,12 +270,17 @@ class Session:
     def _ask_batch(self, batch: list[_Work]) -> Iterable[tuple[_Work, Answer]]:
         """Yield an answer for each question of a batch, asking again what failed in a retryable way."""
         left = list(batch)
+        naming = isinstance(left[0].question, Description)
+        tally = self._tally_of(left[0].question)
         retries = int(optional(self.oracle, "max_retries", DEFAULT_MAX_RETRIES))
         for attempt in range(retries + 1):
-            refused = self._budget.reserve_all([item.question for item in left])
+            if naming and self._failures_in_a_row >= GIVE_UP_AFTER:
+                refused: str | None = f"{NOT_ASKED}: {GIVE_UP_AFTER} calls in a row failed"
+            else:
+                refused = self._budget.reserve_all([item.question for item in left])
             if refused:
                 with self._lock:
-                    self.tally.refused += len(left)
+                    tally.refused += len(left)
                 yield from ((item, Answer(None, error=refused)) for item in left)
                 return
             self._pace([item.question for item in left])
@@ -242,22 +297,22 @@ class Session:
                 break
             self._sleep(self._wait(attempt, failure.retry_after))
         with self._lock:
-            self.tally.failed += len(left)
-            self.tally.abstained += len(left)
+            tally.failed += len(left)
+            tally.abstained += len(left)
             self._failures_in_a_row += 1
             hopeless = self._failures_in_a_row >= GIVE_UP_AFTER
         if optional(self.oracle, "raise_on_failure", False):
             raise OracleError(str(failure), fatal=True)
-        if hopeless:
+        if hopeless and not naming:  # a clustering without the oracle's names is worth more than none
             raise OracleError(f"{GIVE_UP_AFTER} calls in a row failed, the last with: {failure}", fatal=True)
         # Not stored: the next run asks again what failed on the way.
         yield from ((item, Answer(None, error=str(failure))) for item in left)
 
-    def _pace(self, questions: list[Question]) -> None:
+    def _pace(self, questions: list[Asked]) -> None:
         """Wait until the oracle's rate limits allow these questions."""
         tokens = 0
-        if self._pacer.needs_tokens and has_methods(self.oracle, "worst_case"):
-            tokens = sum(self.oracle.worst_case(question).tokens for question in questions)  # type: ignore[attr-defined]
+        if self._pacer.needs_tokens and states_worst_case(self.oracle, questions[0]):
+            tokens = sum(worst_case(self.oracle, question).tokens for question in questions)
         if (seconds := self._pacer.reserve(len(questions), tokens)) > 0:
             self._sleep(seconds)
 
@@ -268,17 +323,17 @@ class Session:
             if self._stop.wait(min(left, HALT_SEEN_AFTER)):
                 return
 
-    def _call(self, questions: list[Question]) -> Iterable[Answer]:
+    def _call(self, questions: list[Asked]) -> Iterable[Answer]:
         """Yield the oracle's answers, checked to be one valid answer for each question."""
         if self._stop.is_set() or self._halt.is_set():
             raise _StoppedError("stopped", fatal=True)
         try:
-            answers = iter(self.oracle.answer(questions))
+            answers = iter(replies(self.oracle, questions))
             for question in questions:
                 answer = next(answers, None)
                 if answer is None:
                     raise OracleError(f"the oracle gave fewer answers than the {len(questions)} questions")
-                yield _checked(answer, question)
+                yield _checked(answer, question) if isinstance(question, Question) else answer
         except (OracleError, ClusterLLMError):
             raise
         except Exception as error:
@@ -286,19 +341,20 @@ class Session:
                 f"oracle {self._fingerprint!r} failed with {type(error).__name__}: {error}", fatal=True
             ) from error
 
-    def _keep(self, question: Question, answer: Answer) -> Answer:
-        """Price an answer, commit it, and tell the observers."""
+    def _keep(self, question: Asked, answer: Answer) -> Answer:
+        """Price an answer, commit it, and tell the observers of questions."""
         if answer.usage.cost is None and (price := self._price(answer.usage)) is not None:
             answer = replace(answer, usage=replace(answer.usage, cost=price))
         self._store.put(self._fingerprint, question, answer, with_indices=self._with_indices)
         self._budget.settle(question, answer.usage)
-        if not has_methods(self.oracle, "worst_case"):
+        if not states_worst_case(self.oracle, question):
             self._pacer.charge(answer.usage.tokens)
         with self._lock:
             self._failures_in_a_row = 0
-            self.tally.asked += 1
-            self.tally.abstained += answer.choice is None
-        self._observe(question, answer)
+            self._tally_of(question).asked += 1
+            self._tally_of(question).abstained += answer.choice is None
+        if isinstance(question, Question):
+            self._observe(question, answer)
         return answer
 
     def _observe(self, question: Question, answer: Answer) -> None:

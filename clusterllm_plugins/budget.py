@@ -10,9 +10,10 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from clusterllm_plugins.describing import Asked, states_worst_case, worst_case
 from clusterllm_plugins.errors import ClusterLLMError
 from clusterllm_plugins.protocols import Oracle, has_methods
-from clusterllm_plugins.questions import Question, Usage
+from clusterllm_plugins.questions import Usage
 
 NOT_ASKED = "not asked"  # how the error of an answer begins that a cap forbade
 
@@ -23,6 +24,11 @@ class QuestionCap:
 
     limit: int
     _admitted: set[str] = field(default_factory=set)
+
+    @property
+    def left(self) -> int:
+        """How many more distinct questions may be asked."""
+        return self.limit - len(self._admitted)
 
     def admit(self, key: str) -> bool:
         """Return whether the question of this key may be asked; one that was admitted before always may."""
@@ -67,7 +73,13 @@ class Budget:
         self._lock = threading.Lock()
         self.usage = Usage()
 
-    def reserve_all(self, questions: Sequence[Question]) -> str | None:
+    def can_bound(self, asked: Asked) -> bool:
+        """Return whether what ``asked`` may take is known as far as the caps need it."""
+        if not self._capped:
+            return True
+        return states_worst_case(self._oracle, asked) and (self._max_cost is None or self._stated(asked)[1] is not None)
+
+    def reserve_all(self, questions: Sequence[Asked]) -> str | None:
         """Reserve the worst case of asking ``questions`` once; return why not where a cap forbids it."""
         if not self._capped:
             return None
@@ -83,7 +95,7 @@ class Budget:
             self._cost += cost
         return None
 
-    def settle(self, question: Question, usage: Usage) -> None:
+    def settle(self, question: Asked, usage: Usage) -> None:
         """Count what an answer took, in place of what was reserved for it."""
         worst, worst_cost = self._worst(question) if self._capped else (Usage(), 0.0)
         with self._lock:
@@ -91,9 +103,8 @@ class Budget:
             self._tokens += usage.tokens - worst.tokens
             self._cost += (worst_cost if usage.cost is None else usage.cost) - worst_cost
 
-    def _worst(self, question: Question) -> tuple[Usage, float]:
-        usage: Usage = self._oracle.worst_case(question)  # type: ignore[attr-defined]
-        cost = self._price(usage) if usage.cost is None else usage.cost
+    def _worst(self, question: Asked) -> tuple[Usage, float]:
+        usage, cost = self._stated(question)
         if cost is None:
             if self._max_cost is not None:
                 raise ClusterLLMError(
@@ -102,3 +113,7 @@ class Budget:
                 )
             cost = 0.0
         return usage, cost
+
+    def _stated(self, question: Asked) -> tuple[Usage, float | None]:
+        usage = worst_case(self._oracle, question)
+        return usage, self._price(usage) if usage.cost is None else usage.cost

@@ -169,6 +169,27 @@ def answers(folder: FolderArgument, output: Output = None) -> None:
         _emit(recorded_lines(folder), output)
 
 
+@app.command(
+    epilog="Example: clusterllm explain out 3",
+    context_settings={"ignore_unknown_options": True},  # -1 is a wrong number, not an option
+)
+def explain(
+    folder: FolderArgument,
+    line: Annotated[str, typer.Argument(metavar="LINE", help="number of the text in the input file, from 1")],
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead")] = False,
+) -> None:
+    """Say why a text is in its cluster: scores, the next best cluster, and the answers that touched it."""
+    with _one_line_errors():
+        from clusterllm_plugins.explaining import lines_for_people
+        from clusterllm_plugins.runs import explain_line
+
+        explanation = explain_line(folder, line)
+        if as_json:
+            typer.echo(json.dumps(explanation, ensure_ascii=False, indent=2))
+        else:
+            typer.echo("\n".join(lines_for_people(explanation, f"line {explanation['line']}")))
+
+
 @app.command(name="plugins", epilog="Example: clusterllm plugins")
 def list_plugins() -> None:
     """List the plugins, and the broken ones with the reason."""

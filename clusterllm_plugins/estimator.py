@@ -23,11 +23,13 @@ from clusterllm_plugins.components import (
 from clusterllm_plugins.corpus import Corpus, Positions, check_texts, make_corpus
 from clusterllm_plugins.embedding import check_embeddings, fit_if_needed
 from clusterllm_plugins.errors import DataError
+from clusterllm_plugins.explaining import Background, explain_text
 from clusterllm_plugins.fitting import FitSettings, Fitted, embed_corpus, fit_paper
+from clusterllm_plugins.guided.fit import fit_auto
 from clusterllm_plugins.plugins import Plugins
 from clusterllm_plugins.protocols import Embedder, Labels, Oracle, Vectors, has_methods, optional
 from clusterllm_plugins.questions import Answer, OracleError, Question, Usage
-from clusterllm_plugins.quoting import quote_paper
+from clusterllm_plugins.quoting import quote_auto, quote_paper
 from clusterllm_plugins.recording import Known, answer_lines
 from clusterllm_plugins.settings import check_settings, cluster_range, seed_of
 from clusterllm_plugins.space import Space
@@ -63,7 +65,10 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         n_clusters_: How many clusters there are.
         cluster_labels_: A name per cluster.
         cluster_scores_: Soft-assignment probability of each text's own cluster among its nearest, shape (n_texts,).
-        cluster_centers_: Centroids of the normalised vectors, shape (n_clusters, dim).
+        cluster_centers_: What texts are assigned by, shape (n_clusters, dim): a normalised vector belongs to the
+            cluster of the smallest squared distance plus offset. Of ``"paper"`` the centroids; of ``"auto"`` the
+            weights of the classifier that learnt from the answers.
+        cluster_offsets_: Shape (n_clusters,); zeros where the centres are centroids.
         embeddings_: Vectors of all texts after refinement, shape (n_texts, dim); zeros for an empty text.
         questions_: What was asked in this fit, known answers excluded.
         answers_: The answers to it.
@@ -138,7 +143,10 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
             with AnswerStore(self.store) as store:
                 session = self._session(plugins, oracle, store, known, corpus, vectors, halt)
                 try:
-                    fitted = fit_paper(corpus, space, vectors, session, known, settings)
+                    if self.method == "paper":
+                        fitted = fit_paper(corpus, space, vectors, session, known, settings)
+                    else:
+                        fitted = fit_auto(corpus, space, vectors, session, known, settings, self.max_tokens)
                 except OracleError as error:
                     if session is not None:  # what was paid for goes to the caller, at least
                         error.asked, error.usage = session.transcript, session.usage
@@ -146,6 +154,7 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
                     raise
         self._take(fitted, corpus, spec, session)
         self._answer_lines = list(answer_lines(zip(self.questions_, self.answers_, strict=True), list(texts)))
+        self._background = Background.of_fit(corpus, known)
         return self
 
     def fit_predict(
@@ -178,8 +187,9 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         """Return what :meth:`predict` does, and each text's ``cluster_scores_``, shape (n_texts,)."""
         unit, kept = self._unit_vectors(texts, embeddings)
         labels = np.full(len(unit), -1, dtype=np.int64)
-        labels[kept] = nearest(unit[kept], self.cluster_centers_)
-        return labels, np.where(labels >= 0, scores_of(unit, self.cluster_centers_, labels), 0.0)
+        centres, offsets = self.cluster_centers_, self.cluster_offsets_
+        labels[kept] = nearest(unit[kept], centres, offsets)
+        return labels, np.where(labels >= 0, scores_of(unit, centres, labels, offsets), 0.0)
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Return vectors of new texts in the refined space, float32, shape (n_texts, dim); zeros for an empty one.
@@ -237,7 +247,10 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         return vectors, kept
 
     def quote(self, texts: Sequence[str], *, embeddings: Any = None) -> dict[str, Any]:
-        """Return what :meth:`fit` would ask and take at most; asks nothing, but embeds the texts.
+        """Return what :meth:`fit` would ask and take at most; asks nothing.
+
+        For ``method="paper"`` the texts are embedded, and the numbers of questions are those of a fit; ``"auto"``
+        decides as it goes: bounds that are never passed, and ``input_tokens_estimated``.
 
         Returns:
             ``questions`` (perspective and granularity), ``input_tokens_at_most``, ``output_tokens_at_most``,
@@ -246,8 +259,48 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         """
         plugins, corpus, settings = self._prepared(texts)
         oracle = plugins.oracle(self.oracle) if self.oracle is not None else None
+        if self.method == "auto" and oracle is not None:
+            return quote_auto(corpus, oracle, plugins, settings, self.max_tokens)
         _, _, vectors = self._embedded(plugins, corpus, embeddings)
         return quote_paper(corpus, vectors, oracle, plugins, settings)
+
+    def explain(self, i: int) -> dict[str, Any]:
+        """Return why text ``i`` of the fit is where it is, JSON-able; asks nobody and needs no embedder.
+
+        Args:
+            i: Its position in the list given to :meth:`fit`.
+
+        Returns:
+            * ``position``, and ``text`` as redacted: of a loaded model ``None`` unless a question shows it, as texts
+              are not saved.
+            * ``cluster_id`` (-1 for an empty text), ``cluster_label`` and ``cluster_score``.
+            * ``nearest_other``: ``cluster_id`` and ``cluster_label`` of the best cluster but its own, ``None`` where
+              there is none; ``margin``: how much farther its normalised vector is from that cluster's centre than
+              from its own one, in squared distance plus offset, as :meth:`predict` compares. It is negative where
+              an answer put the text into a farther cluster.
+            * ``questions``: those about the text or an equal one. Each has ``role`` (``"anchor"``, or ``"exemplar"``
+              with ``chosen``: whether its group was), ``kind``, ``known`` (whether the answer was given to the fit),
+              ``anchor`` (``position, text, cluster_id, cluster_label``), ``candidates`` (``positions``, ``texts``,
+              and ``cluster_ids`` and ``cluster_labels`` of where these ended up, the most frequent first),
+              ``answer``, ``chosen_cluster_id`` (``None`` where no group was chosen) and ``error``.
+            * ``note``: ``None``, or that the text is empty.
+
+        Raises:
+            NotFittedError: If the model is not fitted.
+            DataError: If there is no such text.
+        """
+        self._check_fitted()
+        return explain_text(
+            i,
+            labels=self.labels_,
+            scores=self.cluster_scores_,
+            vectors=self.embeddings_,
+            centroids=self.cluster_centers_,
+            offsets=self.cluster_offsets_,
+            names=self.cluster_labels_,
+            asked=list(zip(self.questions_, self.answers_, strict=True)),
+            background=self._background,
+        )
 
     def save(self, folder: str | Path) -> None:
         """Write the fitted model to ``folder``; :meth:`load` gives it back exactly.
@@ -358,14 +411,14 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         self.cluster_labels_ = fitted.names
         self.cluster_scores_: NDArray[np.float64] = fitted.scores
         self.cluster_centers_ = fitted.centroids
+        self.cluster_offsets_: NDArray[np.float32] = fitted.offsets
         self.embeddings_ = fitted.vectors
         transcript = session.transcript if session else []
         self.questions_ = [question for question, _ in transcript]
         self.answers_ = [answer for _, answer in transcript]
         self.usage_ = session.usage if session else Usage()
         self.report_ = {
-            "method": "paper",
-            "requested_method": self.method,
+            "method": self.method,
             "embedder": fitted.space.embedder.fingerprint if fitted.space.embedder else "precomputed",
             "oracle": session.oracle.fingerprint if session else None,
             "oracle_note": optional(session.oracle, "note") if session else None,

@@ -58,7 +58,8 @@ class Fitted:
     Attributes:
         labels: Shape (n_texts,), -1 for an empty text.
         scores: Soft-assignment probability of each text's own cluster, 0 for an empty text, shape (n_texts,).
-        centroids: Of the normalised vectors, shape (n_clusters, dim).
+        centroids: What texts are assigned by: of the normalised vectors, shape (n_clusters, dim).
+        offsets: Added to the squared distances to them, shape (n_clusters,).
         vectors: Of all texts in the refined space, shape (n_texts, dim); zeros for an empty text.
         space: How further texts become vectors.
         names: A name per cluster.
@@ -69,6 +70,7 @@ class Fitted:
     labels: Labels
     scores: NDArray[np.float64]
     centroids: Vectors
+    offsets: NDArray[np.float32]
     vectors: Vectors
     space: Space
     names: list[str]
@@ -120,7 +122,10 @@ def fit_paper(
         "how": granularity.how,
         "curve": [list(point) for point in granularity.curve],
     }
-    return _clustered(corpus, space, vectors, granularity.n_clusters, settings, notes, report)
+    labels, centroids = plain_clusters(corpus, vectors, granularity.n_clusters, settings, notes)
+    return finished(
+        corpus, space, vectors, labels, centroids, np.zeros(len(centroids), np.float32), None, notes, report
+    )
 
 
 def perspective_questions(
@@ -191,7 +196,7 @@ def _granularity(
         return Granularity(settings.low, "given", [])
     pairs = list(answered_pairs([q for q, _ in known], [a for _, a in known]))
     if session is None and not pairs:
-        return _unasked(corpus, vectors, settings)
+        return unasked_number(corpus, vectors, settings)
     asked = replace(settings, max_granularity_questions=0) if session is None else settings
     hierarchy, questions = granularity_questions(corpus, vectors, asked)
     if session is not None:
@@ -207,37 +212,67 @@ def _granularity(
         note = "no pair was said to be of one category: the number of clusters comes from the vectors alone"
         notes.append(note)
         warnings.warn(note, ClusterLLMWarning, stacklevel=5)
-        return _unasked(corpus, vectors, settings)
+        return unasked_number(corpus, vectors, settings)
     return chosen
 
 
-def _unasked(corpus: Corpus, vectors: Vectors, settings: FitSettings) -> Granularity:
+def unasked_number(corpus: Corpus, vectors: Vectors, settings: FitSettings) -> Granularity:
+    """Return the number of clusters that the vectors alone suggest."""
     return choose_unasked(
         normalise(vectors[corpus.distinct]), settings.low, settings.high, settings.seed, settings.progress
     )
 
 
-def _clustered(
+def plain_clusters(
     corpus: Corpus,
-    space: Space,
     vectors: Vectors,
     n_clusters: int,
     settings: FitSettings,
     notes: list[str],
-    report: dict[str, Any],
-) -> Fitted:
-    """Cluster the refined vectors by k-means (paper, section 4.1) and name what comes out."""
-    unit = normalise(vectors[corpus.kept])
+) -> tuple[Labels, Vectors]:
+    """Cluster the texts that are not empty by k-means (paper, section 4.1).
+
+    Returns:
+        Labels, shape (n_kept,), and centroids, shape (n_clusters, dim); fewer where there are fewer distinct vectors.
+    """
     with Bar.at_work("clustering", settings.progress):
-        kept_labels, centroids = kmeans(unit, n_clusters, settings.seed)
+        labels, centroids = kmeans(normalise(vectors[corpus.kept]), n_clusters, settings.seed)
     if len(centroids) < n_clusters:
         note = f"the texts have only {len(centroids)} distinct vectors: there are not {n_clusters} clusters"
         notes.append(note)
-        warnings.warn(note, ClusterLLMWarning, stacklevel=4)
+        warnings.warn(note, ClusterLLMWarning, stacklevel=5)
+    return labels, centroids
+
+
+def finished(
+    corpus: Corpus,
+    space: Space,
+    vectors: Vectors,
+    kept_labels: Labels,
+    centres: Vectors,
+    offsets: NDArray[np.float32],
+    names: Sequence[str] | None,
+    notes: list[str],
+    report: dict[str, Any],
+) -> Fitted:
+    """Return the result of a fit: labels and scores of all texts, names by keywords where none are given.
+
+    Args:
+        corpus: The texts.
+        space: How further texts become vectors.
+        vectors: Of all texts in that space, shape (n_texts, dim).
+        kept_labels: Of the texts that are not empty, shape (n_kept,).
+        centres: What texts are assigned by, shape (n_clusters, dim).
+        offsets: Added to the squared distances to them, shape (n_clusters,).
+        names: A name per cluster, or None.
+        notes: What was warned of.
+        report: What happened.
+    """
+    unit = normalise(vectors[corpus.kept])
     labels = np.full(len(corpus.texts), -1, dtype=np.int64)
     labels[corpus.kept] = kept_labels
     scores = np.zeros(len(corpus.texts))
-    scores[corpus.kept] = scores_of(unit, centroids, kept_labels)
-    kept_texts: Sequence[str] = [corpus.texts[position] for position in corpus.kept]
-    names = name_clusters(kept_texts, kept_labels, len(centroids))
-    return Fitted(labels, scores, centroids, vectors, space, names, notes, report)
+    scores[corpus.kept] = scores_of(unit, centres, kept_labels, offsets)
+    if names is None:
+        names = name_clusters([corpus.texts[position] for position in corpus.kept], kept_labels, len(centres))
+    return Fitted(labels, scores, centres, offsets, vectors, space, list(names), notes, report)

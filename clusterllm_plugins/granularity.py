@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,11 +34,15 @@ class Granularity:
         n_clusters: The number.
         how: In words.
         curve: (number of clusters, score) of every candidate.
+        interval: Of 90%, (low, high), where answers about clusters gave the number.
+        labels: The clusters that these answers made, -1 for an empty text, shape (n_texts,); likewise.
     """
 
     n_clusters: int
     how: str
     curve: list[tuple[int, float]]
+    interval: tuple[int, int] | None = None
+    labels: Labels | None = None
 
 
 def sample_pairs(hierarchy: Hierarchy, low: int, high: int, limit: int, seed: int) -> NDArray[np.int64]:
@@ -117,6 +123,57 @@ def choose_by_pairs(
         int(best[len(best) // 2]),
         f"F-beta against {len(answered)} answered pairs",
         [(int(number), round(float(score), 6)) for number, score in zip(numbers, scores, strict=True)],
+    )
+
+
+def select_n_clusters(
+    texts: Sequence[str],
+    embeddings: Any,
+    oracle: Any,
+    *,
+    n_clusters: tuple[int, int] | str = "auto",
+    max_questions: int = 594,
+    instruction: str | None = None,
+    store: str | Path | None = None,
+    redact: Sequence[Any] = (),
+    progress: bool = False,
+    random_state: Any = 0,
+) -> Granularity:
+    """Choose the number of clusters by questions about clusters: vectors in, an oracle in, a number and interval out.
+
+    Many clusters of k-means are merged where the oracle says that a typical text of one belongs with another, and cut
+    where it says that the halves do not belong together, until nothing new comes of it. The number is the effective
+    one, exp(entropy of the clusters' sizes).
+
+    Args:
+        texts: Shape (n_texts,).
+        embeddings: Their vectors, of any embedder, shape (n_texts, dim).
+        oracle: A registered name, ``{"name": ..., **settings}``, or an oracle.
+        n_clusters: ``(low, high)``, or ``"auto"``.
+        max_questions: Hard cap on distinct questions.
+        instruction: The perspective in words.
+        store: Path of the SQLite file that keeps the answers; ``None`` keeps them in memory.
+        redact: Redactors, applied in this order before any text goes anywhere.
+        progress: Whether to show progress bars on a terminal.
+        random_state: A seed.
+
+    Raises:
+        ClusterLLMError: If something given cannot be used; the message says what to do.
+        OracleError: If the oracle says that no question can succeed.
+    """
+    from clusterllm_plugins.guided.alone import number_of_clusters
+
+    return number_of_clusters(
+        texts,
+        embeddings,
+        oracle,
+        n_clusters=n_clusters,
+        max_questions=max_questions,
+        instruction=instruction,
+        store=store,
+        redact=redact,
+        progress=progress,
+        random_state=random_state,
     )
 
 

@@ -2,7 +2,8 @@
 
 In: texts and labels. Out: a name per cluster, never empty, all distinct. A term weighs by its share of the
 cluster's terms, by how rare it is over all, and by how unevenly it is spread over the clusters: what stands in
-every cluster alike is a stop word in any language, without a list.
+every cluster alike is a stop word in any language. A list of common ones (:mod:`clusterllm_plugins.stopwords`) is for
+small corpora, where they stand unevenly by chance. Where an oracle can write names, its own stand in their place.
 """
 
 from __future__ import annotations
@@ -11,11 +12,18 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from itertools import count
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clusterllm_plugins.protocols import Labels
+from clusterllm_plugins.stopwords import STOP_WORDS
+
+if TYPE_CHECKING:
+    from clusterllm_plugins.asking import Session
+    from clusterllm_plugins.budget import QuestionCap
 
 TERMS_PER_NAME = 3
 
@@ -45,7 +53,7 @@ def _words(text: str) -> list[str]:
 
 
 def keywords(texts: Sequence[str], labels: Labels, n_clusters: int, n_terms: int = 10) -> list[list[str]]:
-    """Return the terms that tell each cluster from the others, the best first.
+    """Return the terms that tell each cluster from the others, the best first; stop words where it has no others.
 
     Args:
         texts: Shape (n_texts,).
@@ -65,10 +73,10 @@ def keywords(texts: Sequence[str], labels: Labels, n_clusters: int, n_terms: int
     shares = np.zeros(len(vocabulary))  # sum over clusters of the share of their texts that have the term
     spread = np.zeros(len(vocabulary))  # sum of share log share, for the entropy over clusters
     for counts, size in zip(by_cluster, np.bincount(labels, minlength=n_clusters), strict=True):
-        for term, count in counts.items():
+        for term, times in counts.items():
             # Two texts more: what stands in the one text of a tiny cluster is no rule there.
-            share = count / (size + 2)
-            totals[number[term]] += count
+            share = times / (size + 2)
+            totals[number[term]] += times
             shares[number[term]] += share
             spread[number[term]] += share * np.log(share)
     entropy = np.log(shares) - spread / shares
@@ -80,9 +88,10 @@ def keywords(texts: Sequence[str], labels: Labels, n_clusters: int, n_terms: int
 
 def _best(counts: Counter[str], number: dict[str, int], weight: NDArray[np.float64], n_terms: int) -> list[str]:
     size = sum(counts.values())
-    scored = [(count / size * weight[number[term]], term) for term, count in counts.items()]
+    scored = [(times / size * weight[number[term]], term) for term, times in counts.items()]
     # Equal scores in alphabetical order: the same on every run.
-    return [term for score, term in sorted(scored, key=lambda pair: (-pair[0], pair[1]))[:n_terms] if score > 1e-9]
+    terms = [term for score, term in sorted(scored, key=lambda pair: (-pair[0], pair[1])) if score > 1e-9]
+    return ([term for term in terms if term not in STOP_WORDS] or terms)[:n_terms]
 
 
 def name_clusters(texts: Sequence[str], labels: Labels, n_clusters: int) -> list[str]:
@@ -92,4 +101,31 @@ def name_clusters(texts: Sequence[str], labels: Labels, n_clusters: int) -> list
         candidates = [", ".join(terms[:length]) for length in range(TERMS_PER_NAME, len(terms) + 1)]
         candidates = [*candidates, ", ".join(terms), f"cluster {cluster}"]
         names.append(next(name for name in candidates if name and name not in names))
+    return names
+
+
+def described_names(
+    session: Session, groups_texts: Sequence[Sequence[str]], fallback: list[str], cap: QuestionCap
+) -> list[str]:
+    """Return a name per cluster: what the oracle calls it, else its keyword name; all distinct.
+
+    Args:
+        session: Who is asked, under the caps on tokens and money.
+        groups_texts: Some texts of each cluster, shape (n_clusters, any); all of them are shown to the oracle.
+        fallback: The keyword name of each cluster, shape (n_clusters,), as :func:`name_clusters` makes them.
+        cap: The most names that are asked for.
+
+    Raises:
+        OracleError: If the oracle says that it cannot be asked at all.
+        ClusterLLMError: If redaction or the store fails.
+    """
+    names: list[str] = []
+    taken: set[str] = set()  # names that differ in upper and lower case only are the same to a reader
+    for described, keyword_name in zip(session.describe(groups_texts, cap), fallback, strict=True):
+        name = described or keyword_name
+        if name.casefold() in taken and name != keyword_name:
+            name = f"{name} ({keyword_name})"
+        numbered = (name if number == 1 else f"{name} {number}" for number in count(1))
+        names.append(next(candidate for candidate in numbered if candidate.casefold() not in taken))
+        taken.add(names[-1].casefold())
     return names

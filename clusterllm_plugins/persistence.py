@@ -11,6 +11,7 @@ import numpy as np
 from clusterllm_plugins.artifact import ANSWERS, EMBEDDER, read_artifact, write_artifact
 from clusterllm_plugins.components import EmbedderSpec, must_be_saved, resolve_embedder, restore_embedder
 from clusterllm_plugins.errors import ArtifactError
+from clusterllm_plugins.explaining import Background
 from clusterllm_plugins.plugins import Plugins
 from clusterllm_plugins.protocols import has_methods
 from clusterllm_plugins.questions import Answer, Question, Usage
@@ -30,6 +31,8 @@ def save_model(model: ClusterLLM, folder: Path) -> None:
     if with_embedder and not has_methods(space.embedder, "save"):
         raise ArtifactError(f"embedder {type(space.embedder).__name__} cannot be saved: it has no method save")
     arrays = {name.rstrip("_"): getattr(model, name) for name in _ARRAYS}
+    arrays["cluster_offsets"] = model.cluster_offsets_
+    arrays["first"] = model._background.first
     if space.adapter is not None:
         arrays["adapter"] = space.adapter
     content = {
@@ -41,6 +44,7 @@ def save_model(model: ClusterLLM, folder: Path) -> None:
         "tuned": space.tuned,
         "frozen": space.frozen,
         "with_embedder": with_embedder,
+        "known": model._background.known_lines(),
     }
     write_artifact(folder, content, arrays, model._answer_lines, space.embedder if with_embedder else None)
 
@@ -51,6 +55,8 @@ def load_model(cls: type[ClusterLLM], folder: Path, embedder: Any) -> ClusterLLM
     model = cls(**{name: _native(name, value) for name, value in content["params"].items()})
     for name in _ARRAYS:
         setattr(model, name, arrays[name.rstrip("_")])
+    # An earlier version's artifact has centroids only.
+    model.cluster_offsets_ = arrays.get("cluster_offsets", np.zeros(len(model.cluster_centers_), np.float32))
     model.n_clusters_ = len(model.cluster_centers_)
     model.cluster_labels_ = content["cluster_labels"]
     model.report_ = content["report"]
@@ -59,6 +65,7 @@ def load_model(cls: type[ClusterLLM], folder: Path, embedder: Any) -> ClusterLLM
     records = [json.loads(line) for line in model._answer_lines]
     model.questions_ = [Question.from_dict(record) for record in records]
     model.answers_ = [Answer.from_dict(record) for record in records]
+    model._background = Background.of_artifact(model.labels_, arrays.get("first"), content.get("known", []))
     saved = content["embedder"]
     spec = EmbedderSpec(saved["name"], saved["settings"]) if saved else None
     plugins = Plugins()

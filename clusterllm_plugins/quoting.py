@@ -8,9 +8,10 @@ from typing import Any
 
 from clusterllm_plugins.corpus import Corpus
 from clusterllm_plugins.fitting import FitSettings, granularity_questions, perspective_questions
+from clusterllm_plugins.guided.planning import shape_for, tokens_of
 from clusterllm_plugins.plugins import Plugins
 from clusterllm_plugins.protocols import Oracle, Vectors, has_methods
-from clusterllm_plugins.questions import Question, Usage
+from clusterllm_plugins.questions import Question, Usage, choice_question
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,63 @@ def quote_paper(
         quote["output_tokens_at_most"] = total.output_tokens
         quote["cost_at_most"] = total.cost
     return quote
+
+
+def quote_auto(
+    corpus: Corpus, oracle: Oracle | None, plugins: Plugins, settings: FitSettings, max_tokens: int | None
+) -> dict[str, Any]:
+    """Return bounds of what ``method="auto"`` asks, which decides as it goes, and an estimate.
+
+    The bounds are never passed: as many questions as may be asked, each of the longest texts. The estimate takes
+    texts of mean length.
+
+    Args:
+        corpus: The texts.
+        oracle: Whose worst case counts; ``None`` or one without: tokens stay unknown.
+        plugins: Know prices.
+        settings: Of the fit.
+        max_tokens: The cap, by which the size of questions is chosen.
+    """
+    is_open = settings.low != settings.high
+    counts = {
+        "perspective": settings.max_questions,
+        "granularity": settings.max_granularity_questions if is_open else 0,
+    }
+    texts = [corpus.texts[position] for position in corpus.distinct]
+    shape = shape_for(texts, settings.max_questions, max_tokens)
+    quote: dict[str, Any] = {
+        "questions": counts,
+        "exact": False,
+        "input_tokens_estimated": round(
+            sum(
+                counts[kind] * tokens_of(texts, candidates, shape.exemplars)
+                for kind, candidates in (("perspective", shape.candidates), ("granularity", shape.piece_candidates))
+            )
+        ),
+        "input_tokens_at_most": None,
+        "output_tokens_at_most": None,
+        "cost_at_most": None,
+    }
+    if oracle is not None and has_methods(oracle, "worst_case") and len(texts) > 2:
+        total = Usage()
+        longest = sorted(corpus.distinct.tolist(), key=lambda position: -len(corpus.texts[position].encode()))
+        for kind, candidates in (("perspective", shape.candidates), ("granularity", shape.piece_candidates)):
+            question = _widest(corpus, longest, candidates, shape.exemplars, settings.instruction)
+            each = _worst_case([question], oracle, plugins)
+            cost = None if each.cost is None else each.cost * counts[kind]
+            number = counts[kind]
+            total += Usage(each.input_tokens * number, each.output_tokens * number, number, cost)
+        quote["input_tokens_at_most"] = total.input_tokens
+        quote["output_tokens_at_most"] = total.output_tokens
+        quote["cost_at_most"] = total.cost
+    return quote
+
+
+def _widest(corpus: Corpus, longest: list[int], candidates: int, exemplars: int, instruction: str | None) -> Question:
+    """Return a question as long as any can be: the longest texts, over and over where there are few."""
+    shown = [longest[place % len(longest)] for place in range(candidates * exemplars)]
+    groups = [shown[start : start + exemplars] for start in range(0, len(shown), exemplars)]
+    return choice_question(corpus.texts, longest[0], groups, none=True, instruction=instruction)
 
 
 def _worst_case(questions: list[Question], oracle: Oracle, plugins: Plugins) -> Usage:

@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ STORE = "answers.sqlite"
 SETTINGS = "settings.json"
 CLUSTERS = "clusters.jsonl"
 SUMMARY = "summary.json"
+MOST_CLUSTERS_PRINTED = 20
 
 
 @dataclass
@@ -146,6 +148,48 @@ def recorded_lines(folder: Path) -> Iterator[str]:
     raise ArtifactError(f"{folder}: no run of `clusterllm cluster` (neither {MANIFEST} nor {STORE})")
 
 
+def explain_line(folder: Path, line: str) -> dict[str, Any]:
+    """Return why the text on a line of the input is where it is.
+
+    Args:
+        folder: The output of a run, or a saved model, which has no texts.
+        line: The number of the text, from 1, as the user wrote it.
+
+    Returns:
+        ``line``, and what :meth:`ClusterLLM.explain` returns, with the text of ``clusters.jsonl``.
+
+    Raises:
+        ClusterLLMError: If the folder is none, or has no such line.
+    """
+    from clusterllm_plugins.estimator import ClusterLLM
+
+    try:
+        number = int(line) if line.isascii() and line.isdigit() else 0
+    except ValueError:  # thousands of digits
+        number = 0
+    if number < 1:
+        raise DataError(f"LINE is the number of a text, from 1, not {line[:40]!r}")
+    model = ClusterLLM.load(folder)
+    if number > len(model.labels_):
+        raise DataError(f"{folder}: has {len(model.labels_)} texts, there is no line {number}")
+    explanation = model.explain(number - 1)
+    if (folder / CLUSTERS).is_file():
+        explanation["text"] = _clustered_text(folder / CLUSTERS, number, explanation["cluster_id"])
+    return {"line": number, **explanation}
+
+
+def _clustered_text(path: Path, number: int, cluster: int) -> str:
+    """Return the text on a line of ``clusters.jsonl``, which must be of the model beside it."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            record = json.loads(next(islice(file, number - 1, None), ""))
+        if record["cluster_id"] == cluster:
+            return str(record["text"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path}, line {number}: damaged; run `clusterllm cluster` again") from error
+    raise ArtifactError(f"{path}, line {number}: is of another model; run `clusterllm cluster` again")
+
+
 def _digest(lines: Sequence[str] | Iterator[str]) -> str:
     digest = hashlib.sha256()
     for line in lines:
@@ -156,7 +200,9 @@ def _digest(lines: Sequence[str] | Iterator[str]) -> str:
 def _for_people(summary: dict[str, Any], folder: Path) -> str:
     lines = [f"{summary['n_clusters']} clusters of {summary['texts']} texts, written to {folder}"]
     largest = sorted(summary["clusters"], key=lambda cluster: -cluster["size"])
-    lines += [f"{cluster['size']:>7}  {cluster['cluster_label']}" for cluster in largest]
+    lines += [f"{cluster['size']:>7}  {cluster['cluster_label']}" for cluster in largest[:MOST_CLUSTERS_PRINTED]]
+    if len(largest) > MOST_CLUSTERS_PRINTED:
+        lines.append(f"... and {len(largest) - MOST_CLUSTERS_PRINTED} more")
     questions = summary["report"]["questions"]
     if questions:
         counts = ", ".join(f"{count} {name}" for name, count in questions.items() if count)

@@ -1,7 +1,7 @@
 """The store of answers: one SQLite file, one commit an answer, so that a paid answer is never lost.
 
-In: the fingerprint of an oracle and a (redacted) question. Out: its answer, if it was ever had. Several
-processes may use one file at once (write-ahead log).
+In: the fingerprint of an oracle and a (redacted) question. Out: its answer, if it was ever had. Names that an
+oracle wrote are kept likewise, in a table of their own. Several processes may use one file at once (write-ahead log).
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
+from clusterllm_plugins.describing import Asked, Description
 from clusterllm_plugins.errors import DataError
 from clusterllm_plugins.questions import Answer, Question
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 1  # a file without the table of descriptions is of it too, and gets one
 
+_TABLES = ("answers", "descriptions")
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS answers (
+CREATE TABLE IF NOT EXISTS {table} (
     fingerprint TEXT NOT NULL,
     key TEXT NOT NULL,
     question TEXT NOT NULL,
@@ -59,23 +61,24 @@ class AnswerStore:
             )
         self._connection.execute("PRAGMA journal_mode=WAL")
         with self._connection:
-            self._connection.execute(_SCHEMA)
+            for table in _TABLES:
+                self._connection.execute(_SCHEMA.format(table=table))
             # A write now, while nothing is paid yet: a read-only file or a full disk shows here.
             self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
-    def get(self, fingerprint: str, question: Question, *, with_indices: bool) -> Answer | None:
+    def get(self, fingerprint: str, question: Asked, *, with_indices: bool) -> Answer | None:
         """Return the stored answer, or None."""
         key = question.canonical(with_indices=with_indices)
         try:
             with self._lock:
                 row = self._connection.execute(
-                    "SELECT answer FROM answers WHERE fingerprint = ? AND key = ?", (fingerprint, key)
+                    f"SELECT answer FROM {_table(question)} WHERE fingerprint = ? AND key = ?", (fingerprint, key)
                 ).fetchone()
         except sqlite3.Error as error:
             raise DataError(f"answer store {self.path}: {error}; give another path as the store") from error
         return None if row is None else Answer.from_dict(json.loads(row[0]))
 
-    def put(self, fingerprint: str, question: Question, answer: Answer, *, with_indices: bool) -> None:
+    def put(self, fingerprint: str, question: Asked, answer: Answer, *, with_indices: bool) -> None:
         """Commit an answer before returning.
 
         Raises:
@@ -89,12 +92,12 @@ class AnswerStore:
         )
         try:
             with self._lock, self._connection:
-                self._connection.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", row)
+                self._connection.execute(f"INSERT OR REPLACE INTO {_table(question)} VALUES (?, ?, ?, ?)", row)
         except sqlite3.Error as error:
             raise DataError(f"answer store {self.path}: {error}; free some space and run again") from error
 
     def __iter__(self) -> Iterator[tuple[str, Question, Answer]]:
-        """Yield (fingerprint, question, answer) of every stored answer."""
+        """Yield (fingerprint, question, answer) of every stored answer to a question."""
         with self._lock:
             rows = self._connection.execute(
                 "SELECT fingerprint, question, answer FROM answers ORDER BY fingerprint, key"
@@ -113,3 +116,7 @@ class AnswerStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _table(question: Asked) -> str:
+    return "descriptions" if isinstance(question, Description) else "answers"

@@ -45,6 +45,12 @@ def squared_distances(vectors: Vectors, centroids: Vectors) -> NDArray[np.float3
     return distances
 
 
+def offset_distances(vectors: Vectors, centroids: Vectors, offsets: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    """Return squared distances plus each centroid's offset, shape (n, n_clusters)."""
+    distances = squared_distances(vectors, centroids)
+    return distances if offsets is None else distances + offsets
+
+
 def kmeans(vectors: Vectors, n_clusters: int, seed: int) -> tuple[Labels, Vectors]:
     """Cluster rows by k-means, ten starts (paper, section 4.1: the final clustering).
 
@@ -62,10 +68,19 @@ def kmeans(vectors: Vectors, n_clusters: int, seed: int) -> tuple[Labels, Vector
     return nearest(vectors, centroids[used]), centroids[used]
 
 
-def nearest(vectors: Vectors, centroids: Vectors, block: int = 8192) -> Labels:
-    """Return the index of the nearest centroid of each row, shape (n,), without an n x k matrix."""
+def nearest(
+    vectors: Vectors, centroids: Vectors, offsets: NDArray[np.float32] | None = None, block: int = 8192
+) -> Labels:
+    """Return the index of the nearest centroid of each row, shape (n,), without an n x k matrix.
+
+    Args:
+        vectors: Shape (n, dim).
+        centroids: Shape (n_clusters, dim).
+        offsets: Added to the squared distances, shape (n_clusters,); None = nothing.
+        block: Rows at once.
+    """
     parts = [
-        squared_distances(vectors[start : start + block], centroids).argmin(axis=1)
+        offset_distances(vectors[start : start + block], centroids, offsets).argmin(axis=1)
         for start in range(0, len(vectors), block)
     ]
     return np.concatenate(parts).astype(np.int64) if parts else np.empty(0, dtype=np.int64)
@@ -90,22 +105,30 @@ def kept_clusters(n_clusters: int) -> int:
     return min(n_clusters, max(2, round(0.02 * n_clusters)))
 
 
-def nearest_assignment(vectors: Vectors, centroids: Vectors) -> tuple[Labels, Probabilities]:
+def nearest_assignment(
+    vectors: Vectors, centroids: Vectors, offsets: NDArray[np.float32] | None = None
+) -> tuple[Labels, Probabilities]:
     """Return each row's nearest clusters and the soft assignment among them alone (paper, equation 1).
 
     Returns:
         Clusters, nearest first, and their probabilities, renormalised; both of shape (n, kept).
     """
-    distances = squared_distances(vectors, centroids)
+    distances = offset_distances(vectors, centroids, offsets)
     kept = np.argsort(distances, axis=1, kind="stable")[:, : kept_clusters(len(centroids))]
     return kept.astype(np.int64), soft_assignment(np.take_along_axis(distances, kept, axis=1))
 
 
-def scores_of(vectors: Vectors, centroids: Vectors, labels: Labels, block: int = 8192) -> NDArray[np.float64]:
+def scores_of(
+    vectors: Vectors,
+    centroids: Vectors,
+    labels: Labels,
+    offsets: NDArray[np.float32] | None = None,
+    block: int = 8192,
+) -> NDArray[np.float64]:
     """Return the soft-assignment probability of each row's own cluster among its nearest ones, shape (n,)."""
     scores = np.zeros(len(vectors))
     for start in range(0, len(vectors), block):
         rows = slice(start, start + block)
-        kept, probabilities = nearest_assignment(vectors[rows], centroids)
+        kept, probabilities = nearest_assignment(vectors[rows], centroids, offsets)
         scores[rows] = (probabilities * (kept == labels[rows, None])).sum(axis=1)
     return scores

@@ -1,9 +1,11 @@
 """Documents, chat generators and pipelines that the tests of the Haystack components share."""
 
 import asyncio
+import json
 import os
 import re
 import time
+from collections import Counter
 from typing import Any
 
 os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "False")
@@ -21,19 +23,21 @@ def documents(texts):
     return [Document(content=text, meta={"place": place}) for place, text in enumerate(texts)]
 
 
-def embedded(count=40, clusters=4, size=6):
-    """Return documents with embeddings in well separated clusters, and the cluster of each."""
+def embedded(count=40, clusters=4, size=6, noise=0.2):
+    """Return documents with embeddings in clusters, well separated unless there is more noise, and each's cluster."""
     rng = np.random.default_rng(0)
     centres = 5 * rng.normal(size=(clusters, size))
     labels = np.arange(count) % clusters
-    vectors = centres[labels] + rng.normal(scale=0.2, size=(count, size))
+    vectors = centres[labels] + rng.normal(scale=noise, size=(count, size))
     return [
         Document(content=f"text {place}", embedding=vector.tolist()) for place, vector in enumerate(vectors)
     ], labels.tolist()
 
 
 def clusterer(chat_generator=None, **parameters):
-    return ClusterLLMClusterer(chat_generator, **{"n_clusters": 3, "progress_bar": False} | parameters)
+    """Return a clusterer; the paper's method asks as many questions as it may, whatever the answers are."""
+    defaults = {"n_clusters": 3, "method": "paper", "progress_bar": False}
+    return ClusterLLMClusterer(chat_generator, **defaults | parameters)
 
 
 def ids(result):
@@ -75,11 +79,17 @@ class Knowing:
     def reply(self, prompt):
         if self.replies is not None:
             return self.replies
+        if "short name" in prompt:
+            return self.most_frequent(re.findall(r'^- "(.*)"$', prompt, re.MULTILINE))
         texts = re.findall(r'^(?:Query|Text A|Text B|\d+): ?"(.*)"$|^\d+\. "(.*)"$', prompt, re.MULTILINE)
-        anchor, *others = [self.categories[one or other] for one, other in texts]
+        anchor, *others = [self.most_frequent((one or other).split('" | "')) for one, other in texts]
         if "yes or no" in prompt:
             return "yes" if anchor == others[0] else "no"
         return next((str(place) for place, other in enumerate(others, start=1) if other == anchor), "neither of them")
+
+    def most_frequent(self, texts):
+        """Return the category of most of the texts."""
+        return Counter(self.categories[json.loads(f'"{text}"')] for text in texts).most_common(1)[0][0]
 
     def enter(self, messages):
         self.prompts.append(messages[0].text)

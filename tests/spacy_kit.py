@@ -16,7 +16,7 @@ def pipeline(embedder=LSA, lang="en", **settings):
     nlp = spacy.blank(lang)
     if embedder is not None:
         nlp.add_pipe("clusterllm_embedder", config={"embedder": embedder})
-    nlp.add_pipe("clusterllm", config={"n_clusters": 3, "progress": False} | settings)
+    nlp.add_pipe("clusterllm", config={"n_clusters": 3, "method": "paper", "progress": False} | settings)
     return nlp
 
 

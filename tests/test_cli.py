@@ -26,7 +26,18 @@ def out(tmp_path_factory):
     texts = MESSAGES.read_text(encoding="utf-8").splitlines()
     merged = [json.loads(text) | json.loads(label) for text, label in zip(texts, labels, strict=True)]
     labelled.write_text("\n".join(map(json.dumps, merged)), encoding="utf-8")
-    options = ["--embedder", "lsa", "--n-clusters", "12", "--oracle", "replay", "--set", f"oracle.path={ANSWERS}"]
+    options = [
+        "--embedder",
+        "lsa",
+        "--n-clusters",
+        "12",
+        "--method",
+        "paper",
+        "--oracle",
+        "replay",
+        "--set",
+        f"oracle.path={ANSWERS}",
+    ]
     printed = clusterllm("cluster", labelled, "-o", folder, "--label-field", "label", "--max-questions", "20", *options)
     (folder.parent / "printed.txt").write_text(printed.stdout, encoding="utf-8")
     return folder
@@ -86,7 +97,18 @@ def test_answers_are_checked_against_the_texts(out, tmp_path):
 
 def test_the_same_run_again_gives_the_same_and_asks_nothing(out, tmp_path):
     before = (out / "clusters.jsonl").read_bytes()
-    options = ["--embedder", "lsa", "--n-clusters", "12", "--oracle", "replay", "--set", f"oracle.path={ANSWERS}"]
+    options = [
+        "--embedder",
+        "lsa",
+        "--n-clusters",
+        "12",
+        "--method",
+        "paper",
+        "--oracle",
+        "replay",
+        "--set",
+        f"oracle.path={ANSWERS}",
+    ]
     labelled = out.parent / "labelled.jsonl"
     again = clusterllm("cluster", labelled, "-o", out, "--label-field", "label", "--max-questions", "20", *options)
     assert "20 recalled" in again.stdout

@@ -58,7 +58,7 @@ class Plain:
 
 
 def small(**settings):
-    return ClusterLLM(**({"embedder": "lsa", "n_clusters": 3, "progress": False} | settings))
+    return ClusterLLM(**({"embedder": "lsa", "n_clusters": 3, "method": "paper", "progress": False} | settings))
 
 
 def test_labels_are_one_int64_per_text(texts):

@@ -14,7 +14,7 @@ LSA = {"name": "lsa", "dimensions": 8}
 
 def fitted(texts, **arguments):
     known = [(triplet_question(texts, 0, 5, 10), Answer("1")), (triplet_question(texts, 5, 0, 10), Answer("2"))]
-    return ClusterLLM(embedder=LSA, n_clusters=3, progress=False).fit(texts, answers=known, **arguments)
+    return ClusterLLM(embedder=LSA, n_clusters=3, method="paper", progress=False).fit(texts, answers=known, **arguments)
 
 
 def test_embed_gives_the_refined_vectors(texts):
@@ -83,7 +83,7 @@ class Slow:
 def test_a_fit_is_stopped_from_another_thread_and_its_answers_are_kept(texts, tmp_path):
     oracle = Slow()
     store = tmp_path / "answers.sqlite"
-    model = ClusterLLM(embedder=LSA, oracle=oracle, n_clusters=3, store=store, progress=False)
+    model = ClusterLLM(embedder=LSA, oracle=oracle, n_clusters=3, store=store, method="paper", progress=False)
     errors = []
 
     def fit():
@@ -100,14 +100,14 @@ def test_a_fit_is_stopped_from_another_thread_and_its_answers_are_kept(texts, tm
     thread.join(10)
     assert errors == ["stopped"]
     assert oracle.asked == 1
-    again = ClusterLLM(embedder=LSA, oracle=oracle, n_clusters=3, store=store, max_questions=5, progress=False).fit(
-        texts
-    )
+    again = ClusterLLM(
+        embedder=LSA, oracle=oracle, n_clusters=3, store=store, max_questions=5, method="paper", progress=False
+    ).fit(texts)
     assert again.report_["questions"]["recalled"] == 1
 
 
 def test_stopping_what_does_not_run_does_nothing(texts):
-    model = ClusterLLM(embedder=LSA, n_clusters=3, progress=False)
+    model = ClusterLLM(embedder=LSA, n_clusters=3, method="paper", progress=False)
     model.stop()
     model.fit(texts)
     model.stop()

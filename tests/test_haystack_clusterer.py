@@ -12,7 +12,9 @@ from haystack.components.embedders import MockDocumentEmbedder
 from haystack.components.generators.chat import MockChatGenerator
 
 from clusterllm_plugins import ClusterLLM, ClusterLLMError
+from clusterllm_plugins.errors import ClusterLLMWarning
 from clusterllm_plugins.questions import OracleError
+from haystack_integrations.components.clusterers.clusterllm import ClusterLLMClusterer
 from haystack_kit import LSA, Failing, Knowing, clusterer, documents, embedded, first_choice, ids, same_partition
 from spacy_kit import install_plugin
 
@@ -155,10 +157,43 @@ def test_all_questions_together_keep_to_the_limit(texts, knowing, limit):
     assert len(knowing.prompts) <= limit
 
 
-@pytest.mark.parametrize("method", ["auto", "paper"])
-def test_the_limit_holds_for_all_iterations_together(texts, knowing, method):
-    clusterer(knowing, embedder=LSA, method=method, iterations=2, max_llm_calls=10).run(documents(texts))
+def test_the_limit_holds_for_all_iterations_together(texts, knowing):
+    clusterer(knowing, embedder=LSA, iterations=2, max_llm_calls=10).run(documents(texts))
     assert len(knowing.prompts) == 10
+
+
+def knowing_what_is_embedded(**parameters):
+    """Return documents with embeddings, the category of each, and a chat generator that knows these."""
+    docs, truth = embedded(**parameters)
+    return docs, truth, Knowing({doc.content: f"kind {kind}" for doc, kind in zip(docs, truth, strict=True)})
+
+
+def test_the_default_method_has_one_iteration_to_which_the_whole_limit_belongs():
+    docs, _, generator = knowing_what_is_embedded(count=120, clusters=6, noise=3)
+    clusterer(generator, method="auto", n_clusters=6, iterations=2, max_llm_calls=40).run(docs)
+    assert len(generator.prompts) == 40
+
+
+def test_with_the_default_method_the_stats_say_why_the_answers_were_used():
+    docs, truth, generator = knowing_what_is_embedded(count=80)
+    result = ClusterLLMClusterer(generator, n_clusters=4, max_questions=60, progress_bar=False).run(docs)
+    guard = result["stats"]["guard"]
+    assert result["stats"]["method"] == "auto"
+    assert guard["kept_refined"] is True
+    assert guard["core_checks"]["own"] == guard["core_checks"]["picked"] > 0
+    json.dumps(guard)
+    assert same_partition(ids(result), truth)
+
+
+def test_with_the_default_method_an_oracle_of_no_use_leaves_the_plain_clusters_and_says_so():
+    docs, _, _ = knowing_what_is_embedded(count=80, noise=2)
+    generator = Knowing(replies="1")
+    with pytest.warns(ClusterLLMWarning, match="the plain clustering was kept: the oracle picked"):
+        result = ClusterLLMClusterer(generator, n_clusters=4, progress_bar=False).run(docs)
+    assert generator.prompts
+    assert result["stats"]["guard"]["kept_refined"] is False
+    assert result["stats"]["warnings"] == [f"the plain clustering was kept: {result['stats']['guard']['why']}"]
+    assert ids(result) == ids(clusterer(n_clusters=4).run(docs))
 
 
 def test_meta_fields_are_clustered_along(texts):

@@ -26,7 +26,7 @@ truth = np.arange(60) % 3
 vectors = 5 * rng.normal(size=(3, 8))[truth] + rng.normal(scale=0.2, size=(60, 8))
 documents = [Document(content=f"text {place}", embedding=row) for place, row in enumerate(vectors.tolist())]
 pipe = Pipeline()
-settings = {"n_clusters": 3, "max_questions": 20, "artifact_path": "fitted", "progress_bar": False}
+settings = {"n_clusters": 3, "method": "paper", "max_questions": 20, "artifact_path": "fitted", "progress_bar": False}
 pipe.add_component("clusterer", ClusterLLMClusterer(MockChatGenerator("1"), **settings))
 result = Pipeline.loads(pipe.dumps()).run({"clusterer": {"documents": documents}})["clusterer"]
 labels = [document.meta["cluster_id"] for document in result["documents"]]

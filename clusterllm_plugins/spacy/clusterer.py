@@ -44,7 +44,8 @@ class Clusters:
     """What a fit gives.
 
     Attributes:
-        centroids: Of the normalised vectors, shape (n_clusters, dim).
+        centroids: What vectors are assigned by, shape (n_clusters, dim).
+        offsets: Added to the squared distances to them, shape (n_clusters,).
         adapter: The linear map that the answers taught, shape (dim, dim), or ``None``.
         labels: A name per cluster.
         space: Which embedder's vectors they are of, where that is known.
@@ -52,6 +53,7 @@ class Clusters:
     """
 
     centroids: Vectors
+    offsets: Vectors
     adapter: Vectors | None
     labels: tuple[str, ...]
     space: str | None
@@ -190,8 +192,8 @@ class ClusterLLMClusterer(LearningPipe):
                 filled = [units[place] for place in kept]
                 unit_vectors = self._mapped(clusters, self.reading.source.read(filled))
                 self._check_space(clusters, filled)
-                labels[kept] = nearest(unit_vectors, clusters.centroids)
-                scores[kept] = scores_of(unit_vectors, clusters.centroids, labels[kept])
+                labels[kept] = nearest(unit_vectors, clusters.centroids, clusters.offsets)
+                scores[kept] = scores_of(unit_vectors, clusters.centroids, labels[kept], clusters.offsets)
             return Assigned(labels, scores)
 
     def set_annotations(self, docs: list[Doc], predictions: Assigned) -> None:
@@ -255,7 +257,12 @@ class ClusterLLMClusterer(LearningPipe):
                 material.embedder.tune(model.space_.embedder, lesson)  # type: ignore[arg-type]
             space = material.embedder.space
         self._clusters = Clusters(
-            model.cluster_centers_, model.space_.adapter, tuple(model.cluster_labels_), space, model.report_
+            model.cluster_centers_,
+            model.cluster_offsets_,
+            model.space_.adapter,
+            tuple(model.cluster_labels_),
+            space,
+            model.report_,
         )
         self.answers = list(zip(model.questions_, model.answers_, strict=True))
 
@@ -323,7 +330,7 @@ class ClusterLLMClusterer(LearningPipe):
         if self._clusters is None:
             return {"fitted": False}, {}
         found = self._clusters
-        arrays = {"centroids": found.centroids}
+        arrays = {"centroids": found.centroids, "offsets": found.offsets}
         if found.adapter is not None:
             arrays["adapter"] = found.adapter
         return {"fitted": True, "labels": list(found.labels), "space": found.space, "report": found.report}, arrays
@@ -332,7 +339,12 @@ class ClusterLLMClusterer(LearningPipe):
         self._clusters = None
         if state["fitted"]:
             self._clusters = Clusters(
-                arrays["centroids"], arrays.get("adapter"), tuple(state["labels"]), state["space"], state["report"]
+                arrays["centroids"],
+                arrays.get("offsets", np.zeros(len(arrays["centroids"]), np.float32)),
+                arrays.get("adapter"),
+                tuple(state["labels"]),
+                state["space"],
+                state["report"],
             )
 
 

@@ -51,6 +51,7 @@ def indexing(store: InMemoryDocumentStore, artifact: Path, n_clusters: int) -> P
         chat_generator=MockChatGenerator(response_fn=reply),
         embedder="lsa",  # words only, but nothing to download; "minilm" with clusterllm-plugins[offline]
         n_clusters=n_clusters,
+        method="paper",  # the default, "auto", stops asking whoever knows as little as the mock
         instruction="in terms of what the customer wants",
         max_questions=200,
         artifact_path=str(artifact),  # what the serving side reads

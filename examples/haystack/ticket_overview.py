@@ -29,6 +29,7 @@ def overview(tickets: list[str], chat_generator: OpenAIChatGenerator, max_llm_ca
         chat_generator,
         embedder="lsa",  # nothing to download; "minilm" with clusterllm-plugins[offline] knows languages
         n_clusters=[12, 24],  # yes/no questions choose
+        method="paper",  # the default, "auto", stops asking whoever knows as little as the stand-in
         instruction="in terms of what the customer wants",
         # A hard cap on both kinds of questions together, so that a run cannot cost more than expected.
         max_questions=max_llm_calls * 2 // 3,

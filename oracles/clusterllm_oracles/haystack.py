@@ -15,7 +15,7 @@ from clusterllm_oracles.failures import oracle_error
 from clusterllm_plugins.errors import ClusterLLMError, MissingExtraError
 from clusterllm_plugins.prompts import PROMPT_VERSION, PromptedOracle
 from clusterllm_plugins.protocols import has_methods
-from clusterllm_plugins.questions import Completion, OracleError, Question, Usage
+from clusterllm_plugins.questions import Completion, OracleError, Usage
 
 LOOP_SEEN_AFTER = 1.0  # seconds until it is seen at most that a loop has ended
 # Parameters of chat generators that change no answer.
@@ -101,9 +101,9 @@ class HaystackOracle(PromptedOracle):
             raise oracle_error(self._where, error) from error
         return Completion(text, (_usage(used) or self.worst_case_of(prompt)).priced(*self._prices))
 
-    def worst_case(self, question: Question) -> Usage:
+    def worst_case_of(self, prompt: str) -> Usage:
         """Return the most that one attempt can take, with its price where prices are known."""
-        return super().worst_case(question).priced(*self._prices)
+        return super().worst_case_of(prompt).priced(*self._prices)
 
     def _generate(self, messages: list[Any]) -> Mapping[str, Any]:
         run_async = getattr(self.chat_generator, "run_async", None)

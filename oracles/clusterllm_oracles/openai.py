@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from clusterllm_oracles.failures import retry_after_of
 from clusterllm_plugins.errors import ClusterLLMError, MissingExtraError
 from clusterllm_plugins.prompts import PROMPT_VERSION, PromptedOracle
-from clusterllm_plugins.questions import Completion, OracleError, Question, Usage
+from clusterllm_plugins.questions import Completion, OracleError, Usage
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -106,9 +106,9 @@ class OpenAIOracle(PromptedOracle):
         text = (reply.choices[0].message.content or "") if reply.choices else ""
         return Completion(text, usage.priced(*self._prices))
 
-    def worst_case(self, question: Question) -> Usage:
+    def worst_case_of(self, prompt: str) -> Usage:
         """Return the most that one attempt can take, with its price where prices are known."""
-        return super().worst_case(question).priced(*self._prices)
+        return super().worst_case_of(prompt).priced(*self._prices)
 
     def _connected(self) -> OpenAI:
         from openai import OpenAI

@@ -125,6 +125,7 @@ def _limit_calls(model: ClusterLLM, limit: int | None) -> None:
     """Lower a model's caps so that both kinds of questions together keep to ``limit``."""
     if limit is None:
         return
-    perspective = min(model.max_questions, limit // model.iterations)
-    left = limit - perspective * model.iterations
+    iterations = model.iterations if model.method == "paper" else 1  # only the paper's method has more than one
+    perspective = min(model.max_questions, limit // iterations)
+    left = limit - perspective * iterations
     model.set_params(max_questions=perspective, max_granularity_questions=min(model.max_granularity_questions, left))

@@ -91,7 +91,7 @@ class Fit:
 
 
 def stats_of(model: ClusterLLM) -> dict[str, Any]:
-    """Return what a fit did and took, flat and in plain Python types."""
+    """Return what a fit did and took in plain Python types, flat but for ``guard``, what spoke for the answers."""
     return _stats(model.n_clusters_, model.report_, model.usage_)
 
 
@@ -108,6 +108,7 @@ def _stats(n_clusters: int, report: Mapping[str, Any], usage: Usage) -> dict[str
         "refinement": report.get("refinement"),
         "oracle": report.get("oracle"),
         "oracle_error": report.get("oracle_error"),
+        "guard": report.get("guard"),
         **{f"questions_{name}": count for name, count in questions.items()},
         "input_tokens": usage.input_tokens,
         "output_tokens": usage.output_tokens,

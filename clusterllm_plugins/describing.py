@@ -1,0 +1,70 @@
+"""Names for groups of texts as something that a session asks for: a description beside the question.
+
+A description takes the same way as a question (caps, retries, rate limits, store), so that the session has one way
+only; what differs between the two stands here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from clusterllm_plugins.prompts import parse_name, render_description
+from clusterllm_plugins.protocols import Oracle, has_methods
+from clusterllm_plugins.questions import Answer, Completion, Question, Usage
+
+
+@dataclass(frozen=True)
+class Description:
+    """A (redacted) group of texts, shape (n_texts,), for which a name is wanted.
+
+    The ``choice`` of its answer is the name, or None where the reply held none.
+    """
+
+    texts: tuple[str, ...]
+
+    def canonical(self, *, with_indices: bool = False) -> str:
+        """Return JSON that is equal for equal groups and equals no question's; there are no indices in it."""
+        record = {"kind": "description", "texts": self.texts}
+        return json.dumps(record, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+Asked = Question | Description
+
+
+def states_worst_case(oracle: Oracle, asked: Asked) -> bool:
+    """Return whether ``oracle`` can say what asking takes at most."""
+    return has_methods(oracle, "worst_case_of" if isinstance(asked, Description) else "worst_case")
+
+
+def worst_case(oracle: Oracle, asked: Asked) -> Usage:
+    """Return the most that one attempt takes, where ``oracle`` can say it."""
+    capable: Any = oracle
+    usage: Usage = (
+        capable.worst_case_of(render_description(asked.texts))
+        if isinstance(asked, Description)
+        else capable.worst_case(asked)
+    )
+    return usage
+
+
+def replies(oracle: Oracle, asked: Sequence[Asked]) -> Iterable[Answer]:
+    """Ask ``oracle``: one answer each, in order; all are questions, or all are descriptions."""
+    descriptions = [item for item in asked if isinstance(item, Description)]
+    if not descriptions:
+        return oracle.answer(cast(Sequence[Question], asked))
+    describe = oracle.describe  # type: ignore[attr-defined]
+    # One by one as they are taken, so that each is kept before the next is asked for.
+    return (_named(describe(item.texts)) for item in descriptions)
+
+
+def _named(completion: object) -> Answer:
+    """Return the name that an oracle wrote as an answer; one that cannot be read abstains."""
+    if not isinstance(completion, Completion):
+        return Answer(None, error=f"the oracle gave {type(completion).__name__} instead of a Completion")
+    text = str(completion.text or "")
+    name = parse_name(text)
+    error = None if name else f"unreadable reply: {text[:80]!r}"
+    return Answer(name, completion.confidence, completion.usage, error)
