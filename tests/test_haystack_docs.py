@@ -17,5 +17,5 @@ def test_the_examples_run(tmp_path, monkeypatch, capsys):
         exec(compile(example, f"example {number}", "exec"), {})
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith("{'cluster_id': ")
-    assert out[2].startswith("16 ")  # of 50: who always says "1" is asked the first core checks only
+    assert out[2].startswith("32 ")  # of 50: who always says "1" is asked the first core checks only
     assert out[3] == "40 4"
