@@ -26,8 +26,8 @@ from clusterllm_plugins.guided.evidence import (
 from clusterllm_plugins.protocols import Labels, Vectors
 from clusterllm_plugins.vectors import normalise
 
-# Log-odds that two pieces are of one category before anything was asked, by how near they are: measured as the share
-# of such pairs over k-means clusters of all eight sets, skewed and balanced (27% for the nearest, 9%, 3%, below 1%).
+# Log-odds that two pieces are of one category before anything was asked, by how near they are: rounded values (27% for
+# the nearest, 9%, 3%, below 1%) near the shares of such pairs among k-means clusters of eight sets.
 _PRIOR_BY_RANK = ((1, -1.0), (4, -2.3), (8, -3.5))
 _PRIOR_FAR = -5.0
 _PRIOR_HALVES = -0.3  # the two halves of one cluster: 42%
