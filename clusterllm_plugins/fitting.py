@@ -109,7 +109,7 @@ def fit_paper(
     for iteration in range(settings.iterations):
         triplets = _answered_triplets(corpus, vectors, session, settings, iteration)
         if iteration == 0:
-            recorded = _known_triplets(corpus, known)
+            recorded = known_triplets(corpus, known)
             triplets = np.concatenate([recorded, triplets])
         report["triplets"].append(len(triplets))
         if len(triplets):
@@ -178,7 +178,7 @@ def _answered_triplets(
     return triplets_of(questions, answers)
 
 
-def _known_triplets(corpus: Corpus, known: Known) -> Triplets:
+def known_triplets(corpus: Corpus, known: Known) -> Triplets:
     """Return the triplets that known answers imply, without those about an empty text."""
     triplets = triplets_of([question for question, _ in known], [answer for _, answer in known])
     return triplets[(corpus.place[triplets] >= 0).all(axis=1)]

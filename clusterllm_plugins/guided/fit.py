@@ -26,6 +26,7 @@ from clusterllm_plugins.fitting import (
     embed_corpus,
     finished,
     fit_paper,
+    known_triplets,
     plain_clusters,
     unasked_number,
 )
@@ -47,7 +48,6 @@ from clusterllm_plugins.guided.reassign import Reassignment
 from clusterllm_plugins.naming import described_names, name_clusters
 from clusterllm_plugins.protocols import Labels, Vectors, has_methods
 from clusterllm_plugins.recording import Known
-from clusterllm_plugins.refinement import triplets_of
 from clusterllm_plugins.space import Space
 from clusterllm_plugins.vectors import normalise, squared_distances
 
@@ -75,13 +75,11 @@ class Guided:
         labels: The cluster of each row, shape (n_rows,).
         centres: Shape (n_clusters, dim).
         offsets: Shape (n_clusters,).
-        report: What happened, JSON-able.
     """
 
     labels: Labels
     centres: Vectors
     offsets: NDArray[np.float32]
-    report: dict[str, Any]
 
 
 def fit_auto(
@@ -324,7 +322,7 @@ class _Fit:
 
     def _guided(self, texts: Reassignment) -> Guided:
         centres, offsets = texts.classifier.of_unit_vectors(self._frame).as_centres()
-        return Guided(texts.filled(), centres, offsets, {})
+        return Guided(texts.filled(), centres, offsets)
 
     def refinement(self, space: Space) -> str:
         """Return what the answers taught, in words."""
@@ -398,9 +396,7 @@ def _taught_by_triplets(
     corpus: Corpus, space: Space, vectors: Vectors, known: Known, settings: FitSettings
 ) -> tuple[Space, Vectors, int]:
     """Refine the space by the triplets among the known answers, as the paper does (section 3.1)."""
-    pairs = [pair for pair in known if is_triplet(pair[0])]
-    triplets = triplets_of([question for question, _ in pairs], [answer for _, answer in pairs])
-    triplets = triplets[(corpus.place[triplets] >= 0).all(axis=1)]
+    triplets = known_triplets(corpus, [pair for pair in known if is_triplet(pair[0])])
     if not len(triplets):
         return space, vectors, 0
     space, mapped = space.refined(corpus.texts, vectors, triplets, settings.seed, settings.progress)
