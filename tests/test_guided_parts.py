@@ -14,6 +14,7 @@ from clusterllm_plugins.guided.classifier import (
     nearest_centroid,
     softmax,
     train,
+    without_empty,
 )
 from clusterllm_plugins.guided.evidence import (
     NO_GROUP,
@@ -199,6 +200,28 @@ def test_nearest_centroid_never_chooses_an_empty_cluster():
     points = points_of(vectors)
     chosen = nearest_centroid(points, 2 * labels, 4).scores(points).argmax(axis=1)
     assert set(chosen.tolist()) == {0, 2}
+
+
+@quickly
+@given(seed=seeds, size=st.integers(12, 60), n_clusters=st.integers(2, 12))
+def test_without_empty_every_cluster_has_a_row_and_the_others_stay(seed, size, n_clusters):
+    rng = np.random.default_rng(seed)
+    unit = normalise(rng.normal(size=(size, 5)).astype(np.float32))
+    centres = normalise(rng.normal(size=(n_clusters, 5)).astype(np.float32))
+    offsets = rng.uniform(0, 9, size=n_clusters).astype(np.float32)
+    before = nearest(unit, centres, offsets)
+    labels, moved, lowered = without_empty(unit, centres, offsets)
+    assert set(labels.tolist()) == set(range(n_clusters))
+    assert np.array_equal(labels, nearest(unit, moved, lowered))
+    assert (labels != before).sum() == n_clusters - len(set(before.tolist()))
+
+
+def test_without_empty_leaves_clusters_with_rows_as_they_are():
+    unit = normalise(np.random.default_rng(0).normal(size=(30, 5)).astype(np.float32))
+    offsets = np.zeros(3, np.float32)
+    _, centres, lowered = without_empty(unit, unit[:3], offsets)
+    assert np.array_equal(centres, unit[:3])
+    assert np.array_equal(lowered, offsets)
 
 
 @quickly

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clusterllm_plugins.protocols import Labels, Vectors
-from clusterllm_plugins.vectors import centroids_of
+from clusterllm_plugins.vectors import centroids_of, nearest, offset_distances
 
 INVERSE_PENALTY = 10.0  # C of scikit-learn: METHOD's value, and flat from 3 to 30 on recorded answers
 ITERATIONS = 60  # bounds the time of a fit; other values were not compared
@@ -25,6 +25,8 @@ ANSWER_WEIGHT = 2.0  # of an answered row, against 1 of another
 # has odds of e; 0.1 earned the same within the spread of seeds, 0.2 less.
 CENTROID_TEMPERATURE = 0.05
 NEVER = -1e3  # the bias of a cluster that has no row
+_JUST_NEARER = 1e-4  # more than what float32 rounds
+_SPARE, _LONGEST = 1.1, 30.0  # of a centre that wins a single row
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,39 @@ def nearest_centroid(points: Vectors, labels: Labels, n_clusters: int) -> Linear
     biases = -(centroids**2).sum(axis=1) / CENTROID_TEMPERATURE
     biases[np.bincount(labels, minlength=n_clusters) == 0] = NEVER
     return LinearClassifier(2 * centroids / CENTROID_TEMPERATURE, biases.astype(np.float32))
+
+
+def without_empty(
+    unit: Vectors, centres: Vectors, offsets: NDArray[np.float32]
+) -> tuple[Labels, Vectors, NDArray[np.float32]]:
+    """Return the nearest cluster of each row, and centres and offsets with which no cluster is empty where that can be.
+
+    The centre of an empty cluster goes to the row that is farthest from its own, as k-means does it. From a centre
+    ``s u``, the row u times s, a row v is ``2 s (1 - u.v)`` farther than u: s is so long that u alone changes.
+
+    Args:
+        unit: Vectors of length 1, shape (n, dim).
+        centres: Shape (n_clusters, dim).
+        offsets: Shape (n_clusters,).
+    """
+    n_clusters = len(centres)
+    centres, offsets = centres.copy(), offsets.copy()
+    labels = nearest(unit, centres, offsets)
+    for _ in range(n_clusters):
+        sizes = np.bincount(labels, minlength=n_clusters)
+        empty = np.flatnonzero(sizes == 0)
+        if not len(empty) or sizes.max() < 2:
+            break
+        own = offset_distances(unit, centres, offsets).min(axis=1)
+        farthest = int(np.where(sizes[labels] > 1, own, -np.inf).argmax())
+        nearer = own[farthest] - _JUST_NEARER * max(1.0, float(own[farthest]))
+        apart = 2 * (1 - unit @ unit[farthest])
+        others = apart > _JUST_NEARER
+        length = float(np.clip(((own - nearer)[others] / apart[others]).max(initial=1) * _SPARE, 1, _LONGEST))
+        centres[empty[0]] = length * unit[farthest]
+        offsets[empty[0]] = nearer - (length - 1) ** 2
+        labels = nearest(unit, centres, offsets)
+    return labels, centres, offsets
 
 
 def softmax(scores: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -39,7 +39,7 @@ from clusterllm_plugins.guided.checks import (
     estimate_reliability,
     order_bias,
 )
-from clusterllm_plugins.guided.classifier import Frame
+from clusterllm_plugins.guided.classifier import Frame, without_empty
 from clusterllm_plugins.guided.evidence import TRIPLET_RELIABILITY, Asked
 from clusterllm_plugins.guided.numbers import MOST_PIECES, FoundNumber, find_number, first_labels
 from clusterllm_plugins.guided.pieces import Pieces, core_rows, worth_of
@@ -109,11 +109,10 @@ def fit_auto(
     report: dict[str, Any] = {"triplets": [n_triplets], "refinement": space.refinement}
     unit = normalise(vectors[corpus.distinct])
     frame = Frame.of(unit)
-    points = frame.points(unit)
-    answers = known_by_rows(known, corpus, points)
+    answers = known_by_rows(known, corpus, frame.points(unit))
     texts = [corpus.texts[position] for position in corpus.distinct]
     shape = shape_for(texts, settings.max_questions, max_tokens)
-    fit = _Fit(corpus, points, frame, session, answers, shape, settings)
+    fit = _Fit(corpus, unit, frame, session, answers, shape, settings)
     if settings.low == settings.high:
         plain = plain_clusters(corpus, vectors, settings.low, settings, notes)
         report["n_clusters"] = {"value": len(plain[1]), "how": "given", "curve": []}
@@ -144,14 +143,15 @@ class _Fit:
     def __init__(
         self,
         corpus: Corpus,
-        points: Vectors,
+        unit: Vectors,
         frame: Frame,
         session: Session | None,
         known: list[Asked],
         shape: Shape,
         settings: FitSettings,
     ) -> None:
-        self._corpus, self._points, self._frame = corpus, points, frame
+        self._corpus, self._unit, self._frame = corpus, unit, frame
+        self._points = frame.points(unit)
         self._settings, self._shape = settings, shape
         self._known = known
         self._known_anchors = {question.anchor for question in known}
@@ -298,7 +298,7 @@ class _Fit:
         texts = Reassignment(self._points, pieces.labels, n_clusters, self._shape, answered)
         self._reassignment = texts
         if not self._ask.left:
-            for _ in range(_ROUNDS_OF_KNOWN):
+            for _ in range(_ROUNDS_OF_KNOWN - 1):
                 texts.learn()
             return self._guided(texts)
         doubted = texts.ask(self._ask, int(_FIRST_SHARE * self._ask.left), _ROUNDS[0])
@@ -315,14 +315,20 @@ class _Fit:
         before = self._ask.count
         used = {question.anchor for question in texts.answered}
         self._duel = duel(
-            self._ask, self._points, plain, texts.filled(), used, self._shape.exemplars, self._settings.seed
+            self._ask, self._points, plain, texts.labels, used, self._shape.exemplars, self._settings.seed
         )
         self._stages["duel"] = self._ask.count - before
         return self._guided(texts)
 
     def _guided(self, texts: Reassignment) -> Guided:
+        """Return the clusters as the classifier draws them, so that predicting the same texts gives the same labels.
+
+        It learns once more, from the last answers too. Its labels were at least as accurate as those that the answers
+        give to the texts asked about: what is answered about one text is wrong more often than what many say.
+        """
+        texts.learn()
         centres, offsets = texts.classifier.of_unit_vectors(self._frame).as_centres()
-        return Guided(texts.filled(), centres, offsets)
+        return Guided(*without_empty(self._unit, centres, offsets))
 
     def refinement(self, space: Space) -> str:
         """Return what the answers taught, in words."""

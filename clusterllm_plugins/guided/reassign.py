@@ -95,15 +95,6 @@ class Reassignment:
         self.answered += answered
         self._begin()
 
-    def filled(self) -> Labels:
-        """Return the labels with no cluster empty: one without a row gets the row that is likeliest its own."""
-        labels = self.labels.copy()
-        for cluster in np.flatnonzero(np.bincount(labels, minlength=self.n_clusters) == 0).tolist():
-            sizes = np.bincount(labels, minlength=self.n_clusters)
-            movable = np.where(sizes[labels] > 1, self.probabilities[:, cluster], -1.0)
-            labels[int(movable.argmax())] = cluster
-        return labels
-
     def learn(self) -> None:
         """Train on the answers so far and on the surer rows as they are clustered now, and cluster again.
 
