@@ -22,7 +22,8 @@ from clusterllm_plugins.guided.evidence import (
     Asked,
     Reliability,
     asked,
-    joint_log_likelihood,
+    log_likelihoods,
+    right_gains,
     text_likelihoods,
     wrong_weights,
 )
@@ -67,17 +68,42 @@ def test_answers_about_a_text_of_a_cluster_shown_have_probabilities_that_sum_to_
 
 @quickly
 @given(n_groups=st.integers(1, 20), reliability=reliabilities)
-def test_joint_probabilities_sum_to_one_where_no_group_is_right(n_groups, reliability):
-    total = sum(np.exp(joint_log_likelihood(q, [])) for q in over_all_answers(n_groups, reliability))
+def test_probabilities_of_all_answers_sum_to_one_where_no_group_is_right(n_groups, reliability):
+    total = sum(np.exp(log_likelihoods(q, np.zeros((1, n_groups))))[0] for q in over_all_answers(n_groups, reliability))
     assert total == pytest.approx(1)
 
 
 @quickly
 @given(n_groups=st.integers(3, 20), reliability=reliabilities, data=st.data())
-def test_joint_probabilities_sum_to_one_where_some_groups_are_right(n_groups, reliability, data):
+def test_probabilities_of_all_answers_sum_to_one_where_some_groups_are_right(n_groups, reliability, data):
     right = data.draw(st.lists(st.integers(0, n_groups - 1), min_size=1, max_size=2, unique=True))
-    total = sum(np.exp(joint_log_likelihood(q, right)) for q in over_all_answers(n_groups, reliability))
+    state = np.isin(np.arange(n_groups), right)[None, :].astype(float)
+    total = sum(np.exp(log_likelihoods(q, state))[0] for q in over_all_answers(n_groups, reliability))
     assert total == pytest.approx(1)
+
+
+@quickly
+@given(n_groups=st.integers(2, 20), reliability=reliabilities, certain=st.booleans(), seed=seeds)
+def test_a_probability_of_an_answer_lies_between_those_of_certain_states(n_groups, reliability, certain, seed):
+    rng = np.random.default_rng(seed)
+    place, choice = rng.integers(n_groups), int(rng.integers(NO_GROUP, n_groups))
+    states = np.repeat(rng.integers(0, 2, size=(1, n_groups)).astype(float), 3, axis=0)
+    states[:, place] = 0, 1, rng.random()
+    apart, together, unsure = log_likelihoods(question_of(n_groups, choice, reliability), states)
+    assert min(apart, together) - 1e-9 <= unsure <= max(apart, together) + 1e-9
+
+
+def test_an_answer_says_less_against_a_group_where_the_chosen_one_is_likely_right_too():
+    question = question_of(4, 0)
+    doubtful, likely = (right_gains(question, np.arange(4), np.array([p, 0, 0, 0]))[1] for p in (0.01, 0.99))
+    assert doubtful < likely < 0
+
+
+def test_an_answer_is_for_the_group_chosen_and_all_that_shows_the_same():
+    gains = right_gains(question_of(4, 0), np.array([7, 8, 7, 9]), np.full(4, 0.1))
+    assert gains[0] > 0
+    assert gains[0] == gains[2]
+    assert (gains[[1, 3]] < 0).all()
 
 
 @pytest.mark.parametrize("choice", [0, 1, 3])
@@ -94,8 +120,8 @@ def test_none_favours_clusters_that_were_not_shown():
 
 def test_yes_to_a_pair_favours_one_category_and_no_two():
     yes, no = (question_of(1, choice, PAIR_RELIABILITY) for choice in (0, NO_GROUP))
-    assert joint_log_likelihood(yes, [0]) > joint_log_likelihood(yes, [])
-    assert joint_log_likelihood(no, [0]) < joint_log_likelihood(no, [])
+    assert right_gains(yes, np.zeros(1, int), np.full(1, 0.5))[0] > 0
+    assert right_gains(no, np.zeros(1, int), np.full(1, 0.5))[0] < 0
 
 
 def test_groups_are_put_in_the_order_of_their_nearness_and_the_choice_follows():

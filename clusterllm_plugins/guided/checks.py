@@ -3,8 +3,9 @@
 Three tests, each on answers that the clustering in question has not learnt from:
 
 * *core checks*, asked first: a typical text of a plain cluster, with that cluster among the candidates. Whoever
-  understands the texts picks it far more often than chance; one who guesses, or likes a place, does not, and nothing
-  more is asked of it;
+  understands the texts picks it far more often than chance. Where the plain clusters are too poor for that, the same
+  question in another order tells: whoever guesses, or likes a place, picks another group. Nothing more is asked of an
+  oracle that passes neither test;
 * a *duel*, asked last: random texts that the plain and the refined clustering place differently. Where the answers
   favour the plain one, it stays;
 * *held answers*: each answer about an unsure text is compared with what the classifier said before it learnt from it.
@@ -33,7 +34,7 @@ DUEL_LEVEL = 0.05  # of the duel: the plain clustering stays only where the answ
 MOST_DUELS = 48
 _BATCH = 16
 _MOST_CHECKS = 96
-_CHECK_SHARE = 8  # at most every eighth question is a core check, but for the first two batches
+_CHECK_SHARE = 8  # at most every eighth question is a core check, but for the first three batches
 _CANDIDATES = 8
 
 
@@ -42,18 +43,23 @@ class CoreChecks:
     """What the core checks gave.
 
     Attributes:
-        asked: How many were answered.
-        picked: In how many a group was picked, not "none".
+        asked: How many were answered, those asked again included.
+        picked: In how many a group was picked, not "none", the first time.
         own: In how many of these it was the text's own cluster.
         expected: In how many of these a guess would have picked it.
-        p_value: The probability that a guess picks it as often or more.
+        again: In how many of these a group was picked the second time too.
+        same: In how many of those it was the same group.
+        p_value: The probability that a guess does as well, in the better of the two tests (times two, for it is the
+            better of two).
     """
 
-    asked: int
-    picked: int
-    own: int
-    expected: float
-    p_value: float
+    asked: int = 0
+    picked: int = 0
+    own: int = 0
+    expected: float = 0.0
+    again: int = 0
+    same: int = 0
+    p_value: float = 1.0
 
     @property
     def passed(self) -> bool:
@@ -74,22 +80,50 @@ def core_checks(ask: Asker, points: Vectors, labels: Labels, n_clusters: int, ex
     """
     cores = core_rows(points, labels, n_clusters)
     questions = _core_questions(points, cores, exemplars, seed)
-    limit = min(_MOST_CHECKS, max(2 * _BATCH, ask.cap.limit // _CHECK_SHARE))
-    own = asked = 0
-    chances: list[float] = []  # of a guess, for each group picked
-    p_value = 1.0
-    for start in range(0, min(len(questions), limit), _BATCH):
-        batch = questions[start : min(start + _BATCH, limit)]
-        for (_, groups), answer in zip(batch, ask(batch, "checking the oracle"), strict=True):
+    limit = min(_MOST_CHECKS, max(3 * _BATCH, ask.cap.limit // _CHECK_SHARE))
+    own, same = _Count(), _Count()
+    asked = used = start = 0
+    while start < len(questions) and used < limit and ask.left:
+        batch = questions[start : start + min(_BATCH, limit - used)]
+        start, used = start + len(batch), used + len(batch)
+        picked: list[tuple[Query, tuple[int, ...]]] = []
+        for query, answer in zip(batch, ask(batch, "checking the oracle"), strict=True):
             asked += answer is not None
             # "none" says nothing here: a typical text of a mixed cluster may well belong nowhere.
             if answer is not None and answer.choice != NO_GROUP:
-                chances.append(1 / len(groups))
-                own += tuple(groups[0]) == answer.groups[answer.choice]
-        p_value = float(binom.sf(own - 1, len(chances), float(np.mean(chances)))) if chances else 1.0
-        if p_value < CERTAIN or not ask.left:
+                picked.append((query, answer.groups[answer.choice]))
+                own.add(picked[-1][1] == tuple(query[1][0]), len(query[1]))
+        if own.p_value < CERTAIN:
             break
-    return CoreChecks(asked, len(chances), own, round(float(np.sum(chances)), 1), p_value)
+        repeated = picked[: limit - used]
+        used += len(repeated)
+        reordered = [(anchor, groups[::-1]) for (anchor, groups), _ in repeated]
+        for (query, before), answer in zip(repeated, ask(reordered, "checking the oracle"), strict=True):
+            asked += answer is not None
+            if answer is not None and answer.choice != NO_GROUP:
+                same.add(answer.groups[answer.choice] == before, len(query[1]))
+        if min(own.p_value, same.p_value) < CERTAIN:
+            break
+    p_value = min(1.0, 2 * min(own.p_value, same.p_value))
+    return CoreChecks(asked, own.tried, own.hits, round(own.expected, 1), same.tried, same.hits, p_value)
+
+
+class _Count:
+    """Hits among tries, each of which a guess hits with its own probability."""
+
+    def __init__(self) -> None:
+        self.hits = self.tried = 0
+        self.expected = 0.0
+
+    def add(self, hit: bool, n_groups: int) -> None:
+        self.hits += hit
+        self.tried += 1
+        self.expected += 1 / n_groups
+
+    @property
+    def p_value(self) -> float:
+        """The probability that guesses hit as often or more."""
+        return float(binom.sf(self.hits - 1, self.tried, self.expected / self.tried)) if self.tried else 1.0
 
 
 def _core_questions(points: Vectors, cores: Sequence[np.ndarray], exemplars: int, seed: int) -> list[Query]:
@@ -105,7 +139,10 @@ def _core_questions(points: Vectors, cores: Sequence[np.ndarray], exemplars: int
                 continue  # the outer half is not typical
             anchor = int(cores[number][turn])
             near = np.argsort(-closeness(means, means[number]), kind="stable").tolist()
-            others = [other for other in near if other != number and len(cores[other])][: _CANDIDATES - 1]
+            others = [other for other in near if other != number and len(cores[other])]
+            # Near and far ones: the nearest are often of the text's own category, which k-means has cut.
+            spread = np.linspace(0, len(others) - 1, min(len(others), _CANDIDATES - 1)).round().astype(int)
+            others = [others[place] for place in spread.tolist()]
             groups = [
                 [row for row in cores[one].tolist()[: exemplars + 1] if row != anchor] for one in (number, *others)
             ]

@@ -367,7 +367,8 @@ class _Fit:
         if self._checks is not None and not self._checks.passed:
             return False, (
                 f"the oracle picked a typical text's own cluster {self._checks.own} times in "
-                f"{self._checks.picked}, where a guess does {self._checks.expected} times"
+                f"{self._checks.picked}, where a guess does {self._checks.expected} times, and in another order the "
+                f"same group {self._checks.same} times in {self._checks.again}"
             )
         if guided is None:
             return False, "there was nothing to ask about"

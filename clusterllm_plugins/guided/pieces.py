@@ -21,7 +21,7 @@ from clusterllm_plugins.guided.evidence import (
     Asked,
     Reliability,
     closeness,
-    joint_log_likelihood,
+    right_gains,
 )
 from clusterllm_plugins.protocols import Labels, Vectors
 from clusterllm_plugins.vectors import normalise
@@ -34,6 +34,7 @@ _PRIOR_HALVES = -0.3  # the two halves of one cluster: 42%
 # Several questions about one pair err together (the same exemplars are shown): each counts for this share of one.
 _EVIDENCE_SHARE = 0.8
 _PRIOR_QUESTIONS = 20  # that the usual reliability counts for
+_READINGS = 3  # of all answers
 MOST_QUESTIONS = 6  # about one piece; more of its core texts say the same
 SMALLEST_SPLIT = 8  # rows of a piece that may be cut in two
 
@@ -103,17 +104,7 @@ class Pieces:
 
     def odds(self) -> NDArray[np.float64]:
         """Return the log-odds that each pair of pieces is one category, shape (n_pieces, n_pieces)."""
-        total = np.zeros((self.n_pieces, self.n_pieces))
-        for question in self.answered:
-            own, shown = int(self.labels[question.anchor]), question.clusters(self.labels)
-            before = joint_log_likelihood(question, np.flatnonzero(shown == own).tolist())
-            for piece in set(shown.tolist()) - {own}:
-                right = np.flatnonzero((shown == own) | (shown == piece)).tolist()
-                gain = joint_log_likelihood(question, right) - before
-                total[own, piece] += gain
-                total[piece, own] += gain
-        odds: NDArray[np.float64] = self.prior + _EVIDENCE_SHARE * total
-        return odds
+        return _Merging(self).odds
 
     def expected_effect(self) -> NDArray[np.float64]:
         """Return how many texts hang on the next question about each piece, shape (n_pieces,).
@@ -305,34 +296,45 @@ class Pieces:
 
 
 class _Merging:
-    """Greedy merging of pieces; of each pair of groups the log-odds of all answers together."""
+    """Greedy merging of pieces; of each pair of groups the log-odds of all answers together.
+
+    What an answer says of one pair depends on the others that it is about. Each answer is read by what is known of
+    these without it: by the prior, then by all answers (two rounds of loopy belief propagation), and again wherever
+    groups are merged.
+
+    Attributes:
+        odds: The log-odds that two groups are one category, shape (n_pieces, n_pieces).
+        trace: How many groups there were before each merge, and its log-odds.
+    """
 
     def __init__(self, pieces: Pieces) -> None:
-        self._pieces = pieces
         count = pieces.n_pieces
+        self._questions = pieces.answered
         self._group = np.arange(count)
-        self._members = {piece: [piece] for piece in range(count)}
         self._sizes = pieces.sizes.astype(np.float64).copy()
         self._own = [int(pieces.labels[question.anchor]) for question in pieces.answered]
         self._shown = [question.clusters(pieces.labels) for question in pieces.answered]
-        self._about: dict[int, set[int]] = {piece: set() for piece in range(count)}
+        self._about: list[set[int]] = [set() for _ in range(count)]
         for number, (own, shown) in enumerate(zip(self._own, self._shown, strict=True)):
             for piece in {own, *shown.tolist()}:
                 self._about[piece].add(number)
-        self.trace: list[tuple[int, float]] = []  # groups before each merge, and its log-odds
-        self._now = [self._likelihood(number, {own}) for number, own in enumerate(self._own)]
-        self._odds = pieces.prior.copy()
-        for one in range(count):
-            for other in range(one):
-                if self._about[one] & self._about[other]:
-                    self._odds[one, other] = self._odds[other, one] = self._pair(one, other)
-        np.fill_diagonal(self._odds, -np.inf)
+        self._gains = [np.zeros(len(shown)) for shown in self._shown]
+        self._prior = pieces.prior.copy()
+        self.odds = self._prior
+        for _ in range(_READINGS):
+            gains = np.zeros((count, count))
+            for number in range(len(self._questions)):
+                self._read(number)
+                own, others, said = self._says(number)
+                gains[own, others] += said
+            self.odds = self._prior + _EVIDENCE_SHARE * (gains + gains.T)
+        self.trace: list[tuple[int, float]] = []
 
     def run(self, at_most: int, at_least: int) -> Labels:
         """Merge and return the group of each piece, numbered from 0 without gaps."""
         alive = np.ones(len(self._group), dtype=bool)
         while alive.sum() > at_least:
-            odds = np.where(alive[:, None] & alive[None, :], self._odds, -np.inf)
+            odds = np.where(alive[:, None] & alive[None, :] & ~np.eye(len(alive), dtype=bool), self.odds, -np.inf)
             smaller = np.minimum(self._sizes[:, None], self._sizes[None, :])
             # Texts expected to be better placed by the merge, less those worse: size x (p - (1 - p)).
             worth = np.where(np.isfinite(odds), smaller * np.tanh(np.where(np.isfinite(odds), odds, 0) / 2), -np.inf)
@@ -342,34 +344,39 @@ class _Merging:
             self.trace.append((int(alive.sum()), float(odds[one, other])))
             self._merge(one, other)
             alive[other] = False
-            for third in np.flatnonzero(alive).tolist():
-                if third != one:
-                    self._odds[one, third] = self._odds[third, one] = self._pair(one, third)
         numbered: Labels = np.unique(self._group, return_inverse=True)[1].astype(np.int64)
         return numbered
 
     def _merge(self, one: int, other: int) -> None:
-        for piece in self._members[other]:
-            self._group[piece] = one
-        self._members[one] += self._members.pop(other)
-        self._about[one] |= self._about.pop(other)
+        """Put the other group into the first, and read again what is about it."""
+        self._group[self._group == other] = one
+        self._about[one] |= self._about[other]
         self._sizes[one] += self._sizes[other]
-        for number in self._about[one]:
-            self._now[number] = self._likelihood(number, {int(self._group[self._own[number]])})
+        self._prior[one] = np.maximum(self._prior[one], self._prior[other])
+        gains = np.zeros(len(self._group))
+        for number in sorted(self._about[one]):
+            self._read(number)
+            own, others, said = self._says(number)
+            if own == one:
+                gains[others] += said
+            else:
+                gains[own] += said[others == one].sum()
+        self.odds[one] = self.odds[:, one] = self._prior[one] + _EVIDENCE_SHARE * gains
+        self._prior[:, one] = self._prior[one]
 
-    def _pair(self, one: int, other: int) -> float:
-        """Return the log-odds that two groups are one category."""
-        gain = 0.0
-        for number in self._about[one] & self._about[other]:
-            if self._group[self._own[number]] in (one, other):
-                gain += self._likelihood(number, {one, other}) - self._now[number]
-        prior = self._pieces.prior[np.ix_(self._members[one], self._members[other])].max()
-        return float(prior + _EVIDENCE_SHARE * gain)
+    def _read(self, number: int) -> None:
+        """Work out what an answer says of each group it showed, given what the others say."""
+        own, groups = self._group[self._own[number]], self._group[self._shown[number]]
+        odds = self.odds[own, groups] - _EVIDENCE_SHARE * self._gains[number]
+        right = np.where(groups == own, 1.0, 1 / (1 + np.exp(np.clip(-odds, -50, 50))))
+        self._gains[number] = right_gains(self._questions[number], groups, right)
 
-    def _likelihood(self, number: int, together: set[int]) -> float:
-        groups = self._group[self._shown[number]].tolist()
-        right = [place for place, group in enumerate(groups) if group in together]
-        return joint_log_likelihood(self._pieces.answered[number], right)
+    def _says(self, number: int) -> tuple[int, NDArray[np.int64], NDArray[np.float64]]:
+        """Return an anchor's group, the other groups that its question showed, and what the answer says of each."""
+        own = int(self._group[self._own[number]])
+        groups, places = np.unique(self._group[self._shown[number]], return_index=True)
+        others = groups != own
+        return own, groups[others], self._gains[number][places[others]]
 
 
 def worth_of(most: float, n_rows: int, questions: int) -> float:
