@@ -16,7 +16,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 
 from clusterllm_plugins.budget import NOT_ASKED, Budget, QuestionCap
-from clusterllm_plugins.describing import Asked, Description, replies, states_worst_case, worst_case
+from clusterllm_plugins.describing import Asked, Description, at_once, replies, states_worst_case, worst_case
 from clusterllm_plugins.errors import ClusterLLMError
 from clusterllm_plugins.pacing import Pacer
 from clusterllm_plugins.plugins import Plugins
@@ -61,6 +61,9 @@ class _Work:
 
     question: Asked
     places: list[int] = field(default_factory=list)
+    source: str = "refused"  # what became of it, for observers
+    attempts: int = 0
+    seconds: float = 0.0  # of the last attempt
 
 
 class Session:
@@ -123,6 +126,7 @@ class Session:
         self.transcript: list[tuple[Question, Answer]] = []
         self._reported: set[str] = set()
         self._jitter = random.Random()
+        self._clock = clock
 
     @property
     def usage(self) -> Usage:
@@ -181,21 +185,27 @@ class Session:
             if isinstance(question, Question) and (known := self._known.get(known_key(question))) is not None:
                 tally.known += 1
                 answers[place] = known
+                self._given(question, known, "known")
             elif key in work:
                 work[key].places.append(place)
             elif not cap.admit(key):
                 tally.refused += 1
-                answers[place] = Answer(None, error=f"{NOT_ASKED}: the cap of {cap.limit} questions is reached")
+                refused = Answer(None, error=f"{NOT_ASKED}: the cap of {cap.limit} questions is reached")
+                answers[place] = refused
+                self._given(question, refused, "refused")
             else:
                 if isinstance(question, Question):
                     asked.setdefault(key, (place, question))
                 if (recalled := self._recall(question)) is not None:
                     tally.recalled += 1
                     answers[place] = recalled
+                    self._given(question, recalled, "recalled")
                 elif isinstance(question, Description) and not self._budget.can_bound(question):
                     # For questions this is an error, before the first one; a name is not worth losing a run.
                     tally.refused += 1
-                    answers[place] = Answer(None, error=f"{NOT_ASKED}: what it may take is unknown, and there is a cap")
+                    refused = Answer(None, error=f"{NOT_ASKED}: what it may take is unknown, and there is a cap")
+                    answers[place] = refused
+                    self._given(question, refused, "refused")
                 else:
                     work[key] = _Work(question, [place])
         answered: list[tuple[_Work, Answer]] = []
@@ -235,7 +245,7 @@ class Session:
         if not work:
             return
         naming = isinstance(work[0].question, Description)
-        size = 1 if naming else max(1, int(optional(self.oracle, "batch_size", 1)))
+        size = at_once(self.oracle, naming=naming)
         batches = [work[start : start + size] for start in range(0, len(work), size)]
         threads = max(1, int(optional(self.oracle, "concurrency", 1)))
         self._stop.clear()
@@ -251,6 +261,7 @@ class Session:
                         with self._lock:
                             done.append((item, answer))
                             bar.advance()
+                        self._given(item.question, answer, item.source, item.attempts, item.seconds)
                 except BaseException:
                     # Here, not where the error is noticed: this thread would take another batch before that.
                     self._stop.set()
@@ -275,24 +286,32 @@ class Session:
         retries = int(optional(self.oracle, "max_retries", DEFAULT_MAX_RETRIES))
         for attempt in range(retries + 1):
             if naming and self._failures_in_a_row >= GIVE_UP_AFTER:
-                refused: str | None = f"{NOT_ASKED}: {GIVE_UP_AFTER} calls in a row failed"
+                room, refused = 0, f"{NOT_ASKED}: {GIVE_UP_AFTER} calls in a row failed"
             else:
-                refused = self._budget.reserve_all([item.question for item in left])
-            if refused:
-                with self._lock:
-                    tally.refused += len(left)
-                yield from ((item, Answer(None, error=refused)) for item in left)
+                room, refused = self._budget.reserve([item.question for item in left])
+            over, left = left[room:], left[:room]
+            for item in over:
+                item.source = "refused"
+            with self._lock:
+                tally.refused += len(over)
+            yield from ((item, Answer(None, error=refused)) for item in over)
+            if not left:
                 return
             self._pace([item.question for item in left])
+            since = self._clock()
             try:
                 for answer in self._call([item.question for item in left]):
                     item = left.pop(0)
+                    item.source, item.attempts, item.seconds = "asked", attempt + 1, self._clock() - since
                     yield item, self._keep(item.question, answer)
+                    since = self._clock()
                 return
             except OracleError as error:
                 if error.fatal:
                     raise
                 failure = error
+            for item in left:
+                item.source, item.attempts, item.seconds = "failed", attempt + 1, self._clock() - since
             if not failure.retryable or attempt == retries or not left:
                 break
             self._sleep(self._wait(attempt, failure.retry_after))
@@ -354,16 +373,22 @@ class Session:
             self._tally_of(question).asked += 1
             self._tally_of(question).abstained += answer.choice is None
         if isinstance(question, Question):
-            self._observe(question, answer)
+            self._observe("answer_received", question=question, answer=answer)
         return answer
 
-    def _observe(self, question: Question, answer: Answer) -> None:
-        for implementation in self._plugins.hook.answer_received.get_hookimpls():
-            arguments = {"question": question, "answer": answer, "oracle": self.oracle}
+    def _given(self, question: Asked, answer: Answer, source: str, attempts: int = 0, seconds: float = 0.0) -> None:
+        """Tell the observers of all answers."""
+        self._observe(
+            "answer_given", question=question, answer=answer, source=source, attempts=attempts, seconds=seconds
+        )
+
+    def _observe(self, hook: str, **arguments: object) -> None:
+        arguments["oracle"] = self.oracle
+        for implementation in getattr(self._plugins.hook, hook).get_hookimpls():
             try:
                 implementation.function(*(arguments[name] for name in implementation.argnames))
             except Exception as error:
-                self._report_once(f"answer_received of plugin {implementation.plugin_name!r}", error)
+                self._report_once(f"{hook} of plugin {implementation.plugin_name!r}", error)
 
     def _price(self, usage: Usage) -> float | None:
         try:

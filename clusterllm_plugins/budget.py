@@ -79,21 +79,24 @@ class Budget:
             return True
         return states_worst_case(self._oracle, asked) and (self._max_cost is None or self._stated(asked)[1] is not None)
 
-    def reserve_all(self, questions: Sequence[Asked]) -> str | None:
-        """Reserve the worst case of asking ``questions`` once; return why not where a cap forbids it."""
+    def reserve(self, questions: Sequence[Asked]) -> tuple[int, str]:
+        """Reserve the worst case of asking ``questions`` once, one after the other while the caps allow it.
+
+        Returns:
+            For how many there is room, and why not for the next one.
+        """
         if not self._capped:
-            return None
+            return len(questions), ""
         worst = [self._worst(question) for question in questions]
-        tokens = sum(usage.tokens for usage, _ in worst)
-        cost = sum(cost for _, cost in worst)
         with self._lock:
-            if self._max_tokens is not None and self._tokens + tokens > self._max_tokens:
-                return f"{NOT_ASKED}: the cap of {self._max_tokens} tokens is reached"
-            if self._max_cost is not None and self._cost + cost > self._max_cost:
-                return f"{NOT_ASKED}: the cap of {self._max_cost} US dollars is reached"
-            self._tokens += tokens
-            self._cost += cost
-        return None
+            for count, (usage, cost) in enumerate(worst):
+                if self._max_tokens is not None and self._tokens + usage.tokens > self._max_tokens:
+                    return count, f"{NOT_ASKED}: the cap of {self._max_tokens} tokens is reached"
+                if self._max_cost is not None and self._cost + cost > self._max_cost:
+                    return count, f"{NOT_ASKED}: the cap of {self._max_cost} US dollars is reached"
+                self._tokens += usage.tokens
+                self._cost += cost
+        return len(questions), ""
 
     def settle(self, question: Asked, usage: Usage) -> None:
         """Count what an answer took, in place of what was reserved for it."""

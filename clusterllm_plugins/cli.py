@@ -90,6 +90,8 @@ def cluster(
     config: Config = None,
     assignments: Assignments = None,
     overwrite: Annotated[bool, typer.Option(help="replace results of other settings (answers are kept)")] = False,
+    log: Annotated[Path | None, typer.Option(help="file that gets a JSON line for each answer, without texts")] = None,
+    log_texts: Annotated[bool, typer.Option("--log-texts", help="write texts into the log, too")] = False,
 ) -> None:
     """Cluster the texts of FILE and write clusters, a summary and the fitted model to DIR."""
     from clusterllm_plugins.runs import Run
@@ -108,7 +110,9 @@ def cluster(
             store=None if store is None else str(store),
             random_state=random_state,
         )
-        run = Run(file, output, settings, text_field, label_field, answers)
+        if log_texts and log is None:
+            raise ClusterLLMError("--log-texts says what is in a log: give --log FILE, too")
+        run = Run(file, output, settings, text_field, label_field, answers, log, log_texts)
         typer.echo(run.execute(overwrite=overwrite))
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from clusterllm_plugins.prompts import parse_name, render_description
-from clusterllm_plugins.protocols import Oracle, has_methods
+from clusterllm_plugins.protocols import Oracle, has_methods, optional
 from clusterllm_plugins.questions import Answer, Completion, Question, Usage
 
 
@@ -50,11 +50,19 @@ def worst_case(oracle: Oracle, asked: Asked) -> Usage:
     return usage
 
 
+def at_once(oracle: Oracle, *, naming: bool) -> int:
+    """Return how many questions, or groups to be named, ``oracle`` takes in one call."""
+    together = not naming or has_methods(oracle, "describe_all")
+    return max(1, int(optional(oracle, "batch_size", 1))) if together else 1
+
+
 def replies(oracle: Oracle, asked: Sequence[Asked]) -> Iterable[Answer]:
     """Ask ``oracle``: one answer each, in order; all are questions, or all are descriptions."""
     descriptions = [item for item in asked if isinstance(item, Description)]
     if not descriptions:
         return oracle.answer(cast(Sequence[Question], asked))
+    if has_methods(oracle, "describe_all"):
+        return map(_named, oracle.describe_all([item.texts for item in descriptions]))  # type: ignore[attr-defined]
     describe = oracle.describe  # type: ignore[attr-defined]
     # One by one as they are taken, so that each is kept before the next is asked for.
     return (_named(describe(item.texts)) for item in descriptions)

@@ -209,6 +209,22 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         if halt is not None:
             halt.set()
 
+    def add_plugin(self, plugin: object) -> ClusterLLM:
+        """Let the hooks of ``plugin`` take part in each fit of this model; a clone or a saved model has none of them.
+
+        Args:
+            plugin: A module or an object whose functions carry ``hookimpl``, such as an ``AnswerLog``.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            PluginError: If it misspells a hook.
+        """
+        Plugins(discover=False).register(plugin, "added")
+        self._added = [*getattr(self, "_added", []), plugin]
+        return self
+
     def check(self, texts: Sequence[str]) -> None:
         """Raise what :meth:`fit` would raise before it does any work: settings, texts, components, a missing key.
 
@@ -332,6 +348,8 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
     def _prepared(self, texts: Sequence[str], *, warn: bool = True) -> tuple[Plugins, Corpus, FitSettings]:
         check_settings(self.get_params(deep=False))
         plugins = Plugins()
+        for number, plugin in enumerate(getattr(self, "_added", [])):
+            plugins.register(plugin, f"added:{number}")
         corpus = make_corpus(texts, resolve_redaction(plugins, self.redact), warn=warn)
         low, high = cluster_range(self.n_clusters, len(corpus.distinct))
         settings = FitSettings(

@@ -43,7 +43,7 @@ def read_texts(path: Path, text_field: str = "text", label_field: str | None = N
         raise DataError(f"{path}: unknown kind of file, give one of {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    readers = {".jsonl": _read_jsonl, ".csv": _read_csv, ".txt": _read_txt, ".parquet": _read_parquet}
+    readers = {".jsonl": read_jsonl, ".csv": _read_csv, ".txt": _read_txt, ".parquet": _read_parquet}
     texts: list[str] = []
     labels: list[str] = []
     for where, record in readers[suffix](path):
@@ -91,7 +91,12 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the objects of a JSON Lines file, each with where it stands: the file and the number of its line.
+
+    Raises:
+        DataError: If the file cannot be read or a line is not a JSON object.
+    """
     for number, line in _lines(path):
         if not line.strip():
             continue

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import pluggy
 
+from clusterllm_plugins.describing import Asked
 from clusterllm_plugins.protocols import Oracle
 from clusterllm_plugins.questions import Answer, Question, Usage
 
@@ -67,6 +68,21 @@ def recall_answer(question: Question, oracle: Oracle) -> Answer | None:
 @hookspec
 def answer_received(question: Question, answer: Answer, oracle: Oracle) -> None:
     """Observe an answer that was just paid for; an error here is logged once and the work goes on."""
+
+
+@hookspec
+def answer_given(question: Asked, answer: Answer, oracle: Oracle, source: str, attempts: int, seconds: float) -> None:
+    """Observe every answer that a session gives, paid for or not; an error here is logged once and the work goes on.
+
+    Args:
+        question: What was asked, redacted: a :class:`Question`, or a :class:`Description`, whose answer is a name.
+        answer: The answer, or the abstention that stands for none.
+        oracle: Who was to be asked.
+        source: ``"asked"``, ``"recalled"`` (from the store or a plugin), ``"known"`` (given by the user),
+            ``"failed"`` (in all attempts) or ``"refused"`` (by a cap).
+        attempts: How often the oracle was asked for it now.
+        seconds: How long the last attempt took.
+    """
 
 
 @hookspec(firstresult=True)

@@ -311,6 +311,9 @@ def refuse_keys(settings: Mapping[str, Any], what: str) -> None:
     for setting, value in settings.items():
         if isinstance(value, Mapping):
             refuse_keys(value, what)
+        elif isinstance(value, list | tuple):
+            for item in value:
+                refuse_keys(item if isinstance(item, Mapping) else {setting: item}, what)
         elif isinstance(value, str) and _KEY.fullmatch(value.strip()):
             # Never quoted.
             raise PluginError(

@@ -49,4 +49,5 @@ class Bar:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._bar.clear()  # tqdm would leave one standing that was drawn before its delay
         self._bar.close()

@@ -108,6 +108,13 @@ def parse(reply: str, choices: Sequence[str]) -> str | None:
     return None
 
 
+def answer_of(completion: Completion, choices: Sequence[str]) -> Answer:
+    """Return a completion as an answer; a reply that cannot be read abstains."""
+    choice = parse(completion.text, choices)
+    error = None if choice else f"unreadable reply: {completion.text[:80]!r}"
+    return Answer(choice, completion.confidence, completion.usage, error)
+
+
 def _named(text: str, choices: Sequence[str]) -> set[str]:
     """Return the choices that stand in ``text`` as words of their own."""
     words = re.findall(r"[^\W_]+", text)
@@ -189,10 +196,7 @@ class PromptedOracle(ABC):
     def answer(self, questions: Sequence[Question]) -> Iterator[Answer]:
         """Answer each question by one completion; a reply that cannot be read abstains."""
         for question in questions:
-            completion = self.complete(render(question), question.choices)
-            choice = parse(completion.text, question.choices)
-            error = None if choice else f"unreadable reply: {completion.text[:80]!r}"
-            yield Answer(choice, completion.confidence, completion.usage, error)
+            yield answer_of(self.complete(render(question), question.choices), question.choices)
 
     def describe(self, texts: Sequence[str]) -> Completion:
         """Ask for a short name for what ``texts``, shape (n_texts,), have in common.

@@ -34,6 +34,7 @@ class Oracle(Protocol):
     * ``worst_case(question) -> Usage``: the most that one attempt can take; without it a cap on tokens or
       money is an error;
     * ``describe(texts) -> Completion``: a name for a group of texts;
+    * ``describe_all(groups) -> Iterable[Completion]``, beside it: names for at most ``batch_size`` groups at once;
     * ``raise_on_failure`` (False): whether a question that fails for all its retries ends the run, instead of
       abstaining;
     * ``note``: what a reader of the results must know about the answers, for the report.
@@ -90,8 +91,12 @@ class TrainableEmbedder(Embedder, Protocol):
 
 
 def has_methods(component: object, *names: str) -> bool:
-    """Return whether the class of ``component`` has all these methods."""
-    return all(callable(getattr(type(component), name, None)) for name in names)
+    """Return whether the class of ``component`` has all these methods.
+
+    An instance that stands for others, and cannot do what they cannot, sets that method to ``None``.
+    """
+    own = getattr(component, "__dict__", {})
+    return all(callable(getattr(type(component), name, None)) and own.get(name, True) is not None for name in names)
 
 
 def is_trainable(embedder: Embedder) -> bool:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clusterllm_plugins.answer_log import AnswerLog
 from clusterllm_plugins.artifact import ANSWERS, MANIFEST
 from clusterllm_plugins.errors import ArtifactError, DataError
 from clusterllm_plugins.files import TextFile, read_texts, write_lines
@@ -46,6 +48,8 @@ class Run:
         text_field: The field of the text.
         label_field: The field of known categories, for evaluation only.
         answers: Answers already had, as JSONL.
+        log: Gets a line for each answer.
+        log_texts: Whether texts stand in it.
     """
 
     file: Path
@@ -54,6 +58,8 @@ class Run:
     text_field: str = "text"
     label_field: str | None = None
     answers: Path | None = None
+    log: Path | None = None
+    log_texts: bool = False
 
     def execute(self, *, overwrite: bool = False) -> str:
         """Run, write the results and return a summary for people.
@@ -68,9 +74,12 @@ class Run:
 
         model = ClusterLLM(**self.settings, progress=sys.stderr.isatty())
         model.check(data.texts)
-        self._claim_folder(data, known, overwrite=overwrite)
-        model.set_params(store=self.settings.get("store") or str(self.folder / STORE))
-        model.fit(data.texts, answers=known)
+        with ExitStack() as stack:
+            if self.log is not None:
+                model.add_plugin(stack.enter_context(AnswerLog(self.log, texts=self.log_texts)))
+            self._claim_folder(data, known, overwrite=overwrite)
+            model.set_params(store=self.settings.get("store") or str(self.folder / STORE))
+            model.fit(data.texts, answers=known)
         model.save(self.folder)
         lines = cluster_lines(data.texts, model.labels_, model.cluster_scores_, model.cluster_labels_)
         write_lines(self.folder / CLUSTERS, lines)
@@ -86,10 +95,11 @@ class Run:
             "answers": _digest(answer_lines(known)),
         }
         path = self.folder / SETTINGS
+        ours = {kept.resolve() for kept in (self.folder / STORE, self.log) if kept is not None}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-            is_empty = not any(entry.name != STORE for entry in self.folder.iterdir())
+            is_empty = not any(entry.resolve() not in ours for entry in self.folder.iterdir())
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "damaged settings"
             raise DataError(f"{self.folder}: cannot be used for output ({reason}); give another folder") from error

@@ -96,3 +96,22 @@ def open_session(store, waits):
         return Session(oracle, plugins=plugins, **settings)
 
     return make
+
+
+# Tiny random language models.
+
+
+@pytest.fixture(scope="session")
+def chat(tmp_path_factory):
+    """The folder of a model with a chat template and rotary positions."""
+    from local_model_kit import save_model
+
+    return save_model(tmp_path_factory.mktemp("chat"))
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory):
+    """The folder of a model without a chat template, with absolute positions."""
+    from local_model_kit import save_model
+
+    return save_model(tmp_path_factory.mktemp("plain"), template=None, kind="gpt2")

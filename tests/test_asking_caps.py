@@ -227,3 +227,10 @@ def test_the_cap_on_money_holds_at_every_moment(open_session, batch_size):
     ledger = Ledger(Usage(100, 0, 1, 0.5), 0.5, batch_size=batch_size)
     ask(open_session(ledger, max_cost=8.0), QUESTIONS)
     assert 4 < ledger.peak <= 8
+
+
+def test_of_a_batch_as_many_are_asked_as_the_caps_allow(open_session):
+    oracle = Metered(Usage(90, 10, 1), batch_size=50)
+    answers = ask(open_session(oracle, max_tokens=350), QUESTIONS[:5])
+    assert oracle.asked == QUESTIONS[:3]
+    assert errors(answers) == [None] * 3 + ["not asked: the cap of 350 tokens is reached"] * 2

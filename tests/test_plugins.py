@@ -114,13 +114,26 @@ def test_hook_answer_received():
     assert seen == [(question, answer, oracle) for question, answer in zip(questions(), answers, strict=True)]
 
 
+def test_hook_answer_given():
+    seen = []
+    oracle = Echo()
+    observer = registered(
+        answer_given=lambda question, answer, oracle, source, attempts, seconds: seen.append(
+            (question, answer, oracle, source, attempts, seconds >= 0)
+        )
+    )
+    answers, _ = ask(observer, oracle)
+    given = zip(questions(), answers, strict=True)
+    assert seen == [(question, answer, oracle, "asked", 1, True) for question, answer in given]
+
+
 def test_hook_price_usage():
     answers, session = ask(registered(price_usage=lambda usage, oracle: usage.tokens / 4), Echo())
     assert ([answer.usage.cost for answer in answers], session.usage.cost) == ([3.0] * 4, 12.0)
 
 
 def test_every_hook_of_the_contract_is_known_here():
-    assert len(HOOKS) == 6
+    assert len(HOOKS) == 7
 
 
 @pytest.mark.parametrize("hook", HOOKS)

@@ -82,7 +82,7 @@ class SentenceTransformerEmbedder:
         from sentence_transformers import SentenceTransformer
 
         try:
-            with _without_bars():
+            with without_bars():
                 model = SentenceTransformer(self._source, device=self._device, trust_remote_code=self._trust)
         except (OSError, ValueError) as error:
             reason = str(error).strip().split("\n", 1)[0]
@@ -207,7 +207,7 @@ class SentenceTransformerEmbedder:
     def save(self, folder: Path) -> None:
         """Write a plain sentence-transformers folder, usable without this package."""
         model = self.model
-        with _without_bars():
+        with without_bars():
             model.save(str(folder), create_model_card=False, safe_serialization=True)
 
 
@@ -226,7 +226,7 @@ def prefix_of(model: str, instruction: str | None) -> str:
     return f"{instruction.rstrip(': ')}: " if instruction else ""
 
 
-def _without_bars() -> Any:
+def without_bars() -> Any:
     """Return a context in which transformers shows no bar for loading or writing weights."""
     from contextlib import contextmanager
 

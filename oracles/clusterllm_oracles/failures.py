@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from clusterllm_plugins.keys import without_keys
 from clusterllm_plugins.questions import OracleError
 
 LONGEST = 500  # characters of a message
@@ -21,7 +20,6 @@ _PASSING = {
     "TransportError",
 }
 _LASTING = {"InvalidHeader", "InvalidSchema", "InvalidURL", "MissingSchema", "UnsupportedProtocol"}
-_KEY = re.compile(r"\bsk-[\w-]{6,}|(?<=Bearer )[^\s'\"]+|(?<=key=)[^&\s'\"]+|(?<=://)[^/\s@'\"]+(?=@)")
 
 
 def oracle_error(where: str, error: Exception, *, secrets: Iterable[str] = (), fatal: bool = False) -> OracleError:
@@ -64,17 +62,6 @@ def retry_after_of(error: Exception) -> float | None:
         return None if value is None else max(0.0, float(value))
     except ValueError:
         return None
-
-
-def without_keys(text: str, secrets: Iterable[str] = ()) -> str:
-    """Return ``text`` without ``secrets``, the keys of the environment, and all that looks like a key."""
-    held = [value for name, value in os.environ.items() if name.endswith("_KEY") or "TOKEN" in name]
-    words = {
-        word for value in (*held, *secrets) for word in str(value).split()[-1:] if len(word) >= 8
-    }  # shorter is no key
-    for word in sorted(words, key=len, reverse=True):  # one may be a part of another
-        text = text.replace(word, "***")
-    return _KEY.sub("***", text)
 
 
 def _chain(error: BaseException | None) -> Iterator[Exception]:

@@ -6,11 +6,12 @@ import importlib.util
 import os
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from clusterllm_oracles.chat import ChatSettings, endpoint
 from clusterllm_oracles.failures import retry_after_of
 from clusterllm_plugins.errors import ClusterLLMError, MissingExtraError
-from clusterllm_plugins.prompts import PROMPT_VERSION, PromptedOracle
+from clusterllm_plugins.prompts import PromptedOracle
 from clusterllm_plugins.questions import Completion, OracleError, Usage
 
 if TYPE_CHECKING:
@@ -60,10 +61,9 @@ class OpenAIOracle(PromptedOracle):
         if api_key_env is not None and not api_key_env.isidentifier():
             # Never quoted: it may be the key itself.
             raise ClusterLLMError("oracle 'openai': api_key_env takes the name of an environment variable, not a key")
-        base_url = base_url or os.environ.get("OPENAI_BASE_URL")  # which the library would read by itself
-        self.fingerprint = (
-            f"openai:{base_url or 'openai'}:{model}:t{temperature}:m{max_output_tokens}:p{PROMPT_VERSION}"
-        )
+        base_url = endpoint(base_url)
+        self._chat = ChatSettings(model, base_url, temperature, max_output_tokens)
+        self.fingerprint = self._chat.fingerprint
         self._where = f"{model} at {base_url}" if base_url else model
         self.model = model
         self.base_url = base_url
@@ -89,11 +89,7 @@ class OpenAIOracle(PromptedOracle):
         from openai.types.chat import ChatCompletion
 
         try:
-            reply = self._connected().chat.completions.create(
-                model=self.model,
-                messages=[{"role": "user", "content": prompt}],
-                **self._sampling(),
-            )
+            reply = self._connected().chat.completions.create(**self._chat.body(prompt))
         except openai.APIError as error:
             raise self._translated(error) from None
         except ValueError as error:  # not JSON: some other server answered
@@ -134,14 +130,6 @@ class OpenAIOracle(PromptedOracle):
                 fatal=True,
             )
         return key
-
-    def _sampling(self) -> dict[str, Any]:
-        # OpenAI's newer models know only the second name of the limit, other servers only the first.
-        limit = "max_tokens" if self.base_url else "max_completion_tokens"
-        settings: dict[str, Any] = {limit: self.max_output_tokens}
-        if self.temperature is not None:
-            settings["temperature"] = self.temperature
-        return settings
 
     def _translated(self, error: Exception) -> OracleError:
         """Return the library's error as ours; a wrong key, model or an empty account stops the run."""
