@@ -34,7 +34,7 @@ DUEL_LEVEL = 0.05  # of the duel: the plain clustering stays only where the answ
 MOST_DUELS = 48
 _BATCH = 16
 _MOST_CHECKS = 96
-_CHECK_SHARE = 8  # at most every eighth question is a core check, but for the first three batches
+_CHECK_SHARE = 8  # at most every eighth question is a core check, but for the first two or three batches
 _CANDIDATES = 8
 
 
@@ -80,7 +80,7 @@ def core_checks(ask: Asker, points: Vectors, labels: Labels, n_clusters: int, ex
     """
     cores = core_rows(points, labels, n_clusters)
     questions = _core_questions(points, cores, exemplars, seed)
-    limit = min(_MOST_CHECKS, max(3 * _BATCH, ask.cap.limit // _CHECK_SHARE))
+    limit = min(_MOST_CHECKS, max(2 * _BATCH, min(3 * _BATCH, ask.cap.limit // 4), ask.cap.limit // _CHECK_SHARE))
     own, same = _Count(), _Count()
     asked = used = start = 0
     while start < len(questions) and used < limit and ask.left:
