@@ -151,9 +151,10 @@ def test_the_number_can_be_left_to_the_answers(texts, knowing):
     assert len(result["clusters"]) == 3
 
 
+@pytest.mark.parametrize("method", ["paper", "auto"])
 @pytest.mark.parametrize("limit", [0, 5, 30])
-def test_all_questions_together_keep_to_the_limit(texts, knowing, limit):
-    clusterer(knowing, embedder=LSA, n_clusters=[2, 6], max_llm_calls=limit).run(documents(texts))
+def test_all_questions_together_keep_to_the_limit(texts, knowing, limit, method):
+    clusterer(knowing, embedder=LSA, method=method, n_clusters=[2, 6], max_llm_calls=limit).run(documents(texts))
     assert len(knowing.prompts) <= limit
 
 

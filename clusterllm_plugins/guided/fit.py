@@ -63,7 +63,7 @@ _MOST_NAMED = 100  # where the number is open
 _NAMED_BY = 8  # texts of a cluster are shown for its name
 _DUEL_SHARE = 16  # at most every sixteenth question compares the clusterings
 _MOST_CHECKED = 20  # clusters of which typical texts are asked about, where the number is open
-_ROUNDS_OF_KNOWN = 4  # of learning, where nobody is asked
+_ROUNDS_OF_KNOWN = 6  # of learning, where nobody is asked
 _ROUNDS = (2, 6)  # of text questions before and after
 
 

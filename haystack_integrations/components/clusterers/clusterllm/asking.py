@@ -125,6 +125,13 @@ def _limit_calls(model: ClusterLLM, limit: int | None) -> None:
     """Lower a model's caps so that both kinds of questions together keep to ``limit``."""
     if limit is None:
         return
+    if model.method == "auto" and not isinstance(model.n_clusters, int):
+        # Both kinds are needed: what one leaves, the other does not take.
+        share = min(1.0, limit / max(1, model.max_questions + model.max_granularity_questions))
+        perspective = int(model.max_questions * share)
+        granularity = int(model.max_granularity_questions * share)
+        model.set_params(max_questions=perspective, max_granularity_questions=granularity)
+        return
     iterations = model.iterations if model.method == "paper" else 1  # only the paper's method has more than one
     perspective = min(model.max_questions, limit // iterations)
     left = limit - perspective * iterations

@@ -82,9 +82,9 @@ class ClusterLLMClusterer(AskingComponent):
                 trained is fine-tuned on the answers. With neither the documents bring their embeddings.
             n_clusters: A number, `[low, high]`, or `"auto"`: then the answers choose.
             method: `"paper"` is ClusterLLM as published, `"auto"` the best that is known.
-            max_questions: Hard cap on distinct questions about what belongs together, per iteration.
+            max_questions: Hard cap on distinct questions about what belongs together, of the paper's method per iteration.
             iterations: 2 is the paper's "-iter".
-            max_granularity_questions: Hard cap on distinct yes/no questions, asked where the number is open.
+            max_granularity_questions: Hard cap on distinct questions about the number, asked where it is open.
             max_llm_calls: Hard cap on all distinct questions together; retries of failed calls come on top.
             max_cost: Hard cap in US dollars, where the oracle knows its prices.
             max_tokens: Hard cap on tokens.
