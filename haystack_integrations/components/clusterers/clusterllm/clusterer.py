@@ -82,7 +82,7 @@ class ClusterLLMClusterer(AskingComponent):
                 trained is fine-tuned on the answers. With neither the documents bring their embeddings.
             n_clusters: A number, `[low, high]`, or `"auto"`: then the answers choose.
             method: `"paper"` is ClusterLLM as published, `"auto"` the best that is known.
-            max_questions: Hard cap on distinct questions about what belongs together, of the paper's method per iteration.
+            max_questions: Hard cap on distinct questions about what belongs together (of `"paper"`: per iteration).
             iterations: 2 is the paper's "-iter".
             max_granularity_questions: Hard cap on distinct questions about the number, asked where it is open.
             max_llm_calls: Hard cap on all distinct questions together; retries of failed calls come on top.
