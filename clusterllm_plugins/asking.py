@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 
 from clusterllm_plugins.budget import NOT_ASKED, Budget, QuestionCap
@@ -229,6 +229,23 @@ class Session:
             return recalled
         return self._store.get(self._fingerprint, question, with_indices=self._with_indices)
 
+    def _answered_meanwhile(self, batch: list[_Work]) -> tuple[list[tuple[_Work, Answer]], list[_Work]]:
+        """Return what another process on the same store has had since the run began, and what is left."""
+        had: list[tuple[_Work, Answer]] = []
+        left: list[_Work] = []
+        for item in batch:
+            answer = None
+            if self._store.path is not None:
+                answer = self._store.get(self._fingerprint, item.question, with_indices=self._with_indices)
+            if answer is None:
+                left.append(item)
+            else:
+                item.source = "recalled"
+                had.append((item, answer))
+        with self._lock:
+            self._tally_of(batch[0].question).recalled += len(had)
+        return had, left
+
     def _recalled_by_plugin(self, question: Question) -> Answer | None:
         try:
             recalled = self._plugins.hook.recall_answer(question=question, oracle=self.oracle)
@@ -246,8 +263,11 @@ class Session:
             return
         naming = isinstance(work[0].question, Description)
         size = at_once(self.oracle, naming=naming)
-        batches = [work[start : start + size] for start in range(0, len(work), size)]
         threads = max(1, int(optional(self.oracle, "concurrency", 1)))
+        if threads > 1 and self._store.path is not None and not self._budget.capped:
+            # Processes that share a store and ask in one order would all be at the same questions all the time.
+            work = self._jitter.sample(work, len(work))
+        batches = [work[start : start + size] for start in range(0, len(work), size)]
         self._stop.clear()
         self._failures_in_a_row = 0
         with (
@@ -267,8 +287,9 @@ class Session:
                     self._stop.set()
                     raise
 
-            futures = [pool.submit(run, batch) for batch in batches]
+            futures: list[Future[None]] = []
             try:
+                futures.extend(pool.submit(run, batch) for batch in batches)  # an interrupt may come this early
                 wait(futures, return_when=FIRST_EXCEPTION)
             finally:
                 self._stop.set()
@@ -285,6 +306,8 @@ class Session:
         tally = self._tally_of(left[0].question)
         retries = int(optional(self.oracle, "max_retries", DEFAULT_MAX_RETRIES))
         for attempt in range(retries + 1):
+            elsewhere, left = self._answered_meanwhile(left)
+            yield from elsewhere
             if naming and self._failures_in_a_row >= GIVE_UP_AFTER:
                 room, refused = 0, f"{NOT_ASKED}: {GIVE_UP_AFTER} calls in a row failed"
             else:

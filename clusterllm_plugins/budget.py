@@ -47,6 +47,9 @@ class Budget:
         max_tokens: The cap on tokens, or None.
         max_cost: The cap in US dollars, or None.
 
+    Attributes:
+        capped: Whether there is a cap on tokens or money.
+
     Raises:
         ClusterLLMError: If a cap is set that cannot be kept.
     """
@@ -67,7 +70,7 @@ class Budget:
         self._price = price
         self._max_tokens = max_tokens
         self._max_cost = max_cost
-        self._capped = max_tokens is not None or max_cost is not None
+        self.capped = max_tokens is not None or max_cost is not None
         self._tokens = 0
         self._cost = 0.0
         self._lock = threading.Lock()
@@ -75,7 +78,7 @@ class Budget:
 
     def can_bound(self, asked: Asked) -> bool:
         """Return whether what ``asked`` may take is known as far as the caps need it."""
-        if not self._capped:
+        if not self.capped:
             return True
         return states_worst_case(self._oracle, asked) and (self._max_cost is None or self._stated(asked)[1] is not None)
 
@@ -85,7 +88,7 @@ class Budget:
         Returns:
             For how many there is room, and why not for the next one.
         """
-        if not self._capped:
+        if not self.capped:
             return len(questions), ""
         worst = [self._worst(question) for question in questions]
         with self._lock:
@@ -100,7 +103,7 @@ class Budget:
 
     def settle(self, question: Asked, usage: Usage) -> None:
         """Count what an answer took, in place of what was reserved for it."""
-        worst, worst_cost = self._worst(question) if self._capped else (Usage(), 0.0)
+        worst, worst_cost = self._worst(question) if self.capped else (Usage(), 0.0)
         with self._lock:
             self.usage = self.usage + usage
             self._tokens += usage.tokens - worst.tokens

@@ -2,6 +2,7 @@ import signal
 import sqlite3
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
@@ -120,7 +121,7 @@ def interrupted(open_session):
         pytest.skip("this system cannot signal a thread")
 
     def reply(question):
-        if question.anchor_index == 5:
+        if len(oracle.asked) == 6:  # not a certain question: threads ask in any order
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         time.sleep(0.01)
         return "yes"
@@ -137,6 +138,24 @@ def interrupted(open_session):
 
 def test_an_interrupt_at_the_terminal_stops_the_run(interrupted):
     assert len(interrupted.asked) < len(QUESTIONS)
+
+
+def test_an_interrupt_before_all_is_handed_out_stops_the_run(open_session, monkeypatch):
+    def submit(pool, function, batch):
+        if batch[0].question == QUESTIONS[9]:
+            raise KeyboardInterrupt
+        return handed_out(pool, function, batch)
+
+    def reply(question):
+        time.sleep(0.05)
+        return "yes"
+
+    handed_out = ThreadPoolExecutor.submit
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", submit)
+    oracle = Scripted(reply)
+    with pytest.raises(KeyboardInterrupt):
+        ask(open_session(oracle), QUESTIONS)
+    assert len(oracle.asked) < 9
 
 
 def test_all_that_was_asked_before_an_interrupt_is_stored(interrupted, store):
