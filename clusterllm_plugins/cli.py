@@ -39,6 +39,7 @@ Instruction = Annotated[str | None, typer.Option(help='the perspective: "in term
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file with any of these settings")]
 Assignments = Annotated[list[str] | None, typer.Option("--set", help="any setting, for example oracle.model=gpt-4o")]
 RandomState = Annotated[int | None, typer.Option(help="seed")]
+Redact = Annotated[list[str] | None, typer.Option(help="name of a redactor, for example emails; may be repeated")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="file to write instead of printing")]
 
 
@@ -87,6 +88,7 @@ def cluster(
     store: Annotated[Path | None, typer.Option(help="file of the answers (default: DIR/answers.sqlite)")] = None,
     answers: Annotated[Path | None, typer.Option(help="answers already had, as JSONL")] = None,
     random_state: RandomState = None,
+    redact: Redact = None,
     config: Config = None,
     assignments: Assignments = None,
     overwrite: Annotated[bool, typer.Option(help="replace results of other settings (answers are kept)")] = False,
@@ -109,6 +111,7 @@ def cluster(
             instruction=instruction,
             store=None if store is None else str(store),
             random_state=random_state,
+            redact=redact or None,
         )
         if log_texts and log is None:
             raise ClusterLLMError("--log-texts says what is in a log: give --log FILE, too")
@@ -141,6 +144,10 @@ def quote(
     max_questions: MaxQuestions = None,
     instruction: Instruction = None,
     random_state: RandomState = None,
+    redact: Redact = None,
+    show: Annotated[
+        int, typer.Option(min=0, metavar="N", help="show the first N questions as they would be sent, too")
+    ] = 0,
     config: Config = None,
     assignments: Assignments = None,
 ) -> None:
@@ -148,6 +155,7 @@ def quote(
     with _one_line_errors():
         from clusterllm_plugins.estimator import ClusterLLM
         from clusterllm_plugins.files import read_texts
+        from clusterllm_plugins.prompts import render
 
         settings = _settings(
             config,
@@ -159,9 +167,15 @@ def quote(
             max_questions=max_questions,
             instruction=instruction,
             random_state=random_state,
+            redact=redact or None,
         )
         texts = read_texts(file, text_field).texts
-        typer.echo(json.dumps(ClusterLLM(**settings).quote(texts), indent=2))
+        model = ClusterLLM(**settings)
+        quoted = model.quote(texts)
+        prompts = [render(question) for question in model.first_questions(texts, show)] if show else []
+        typer.echo(json.dumps(quoted, indent=2))
+        for number, prompt in enumerate(prompts, start=1):
+            typer.echo(f"\n--- question {number} of {len(prompts)} shown ---\n{prompt}")
 
 
 @app.command(epilog="Example: clusterllm answers out -o answers.jsonl")

@@ -22,14 +22,14 @@ from clusterllm_plugins.components import (
 )
 from clusterllm_plugins.corpus import Corpus, Positions, check_texts, make_corpus
 from clusterllm_plugins.embedding import check_embeddings, fit_if_needed
-from clusterllm_plugins.errors import DataError
+from clusterllm_plugins.errors import ClusterLLMError, DataError
 from clusterllm_plugins.explaining import Background, explain_text
 from clusterllm_plugins.fitting import FitSettings, Fitted, embed_corpus, fit_paper
 from clusterllm_plugins.guided.fit import fit_auto
 from clusterllm_plugins.plugins import Plugins
 from clusterllm_plugins.protocols import Embedder, Labels, Oracle, Vectors, has_methods, optional
 from clusterllm_plugins.questions import Answer, OracleError, Question, Usage
-from clusterllm_plugins.quoting import quote_auto, quote_paper
+from clusterllm_plugins.quoting import first_questions, quote_auto, quote_paper
 from clusterllm_plugins.recording import Known, answer_lines
 from clusterllm_plugins.settings import check_settings, cluster_range, seed_of
 from clusterllm_plugins.space import Space
@@ -143,10 +143,7 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
             with AnswerStore(self.store) as store:
                 session = self._session(plugins, oracle, store, known, corpus, vectors, halt)
                 try:
-                    if self.method == "paper":
-                        fitted = fit_paper(corpus, space, vectors, session, known, settings)
-                    else:
-                        fitted = fit_auto(corpus, space, vectors, session, known, settings, self.max_tokens)
+                    fitted = self._fitted(corpus, space, vectors, session, known, settings)
                 except OracleError as error:
                     if session is not None:  # what was paid for goes to the caller, at least
                         error.asked, error.usage = session.transcript, session.usage
@@ -280,6 +277,23 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         _, _, vectors = self._embedded(plugins, corpus, embeddings)
         return quote_paper(corpus, vectors, oracle, plugins, settings)
 
+    def first_questions(self, texts: Sequence[str], n: int = 3, *, embeddings: Any = None) -> list[Question]:
+        """Return the first questions of :meth:`fit`, at most ``n``, redacted as they would be sent; asks nothing.
+
+        They are those of a fit without known or stored answers. ``prompts.render`` gives the prompt of each.
+
+        Raises:
+            ClusterLLMError: If there is no oracle, or something given cannot be used.
+        """
+        plugins, corpus, settings = self._prepared(texts, warn=False)
+        if self.oracle is None:
+            raise ClusterLLMError("without an oracle nothing is sent: set one to see its questions")
+        oracle = plugins.oracle(self.oracle)
+        space, _, vectors = self._embedded(plugins, corpus, embeddings)
+        return first_questions(
+            lambda session: self._fitted(corpus, space, vectors, session, [], settings), oracle, corpus.redaction, n
+        )
+
     def explain(self, i: int) -> dict[str, Any]:
         """Return why text ``i`` of the fit is where it is, JSON-able; asks nobody and needs no embedder.
 
@@ -395,6 +409,19 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         if embeddings is not None:
             return space, spec, check_embeddings(embeddings, len(corpus.texts))
         return space, spec, embed_corpus(corpus, space, self.progress)
+
+    def _fitted(
+        self,
+        corpus: Corpus,
+        space: Space,
+        vectors: Vectors,
+        session: Session | None,
+        known: Known,
+        settings: FitSettings,
+    ) -> Fitted:
+        if self.method == "paper":
+            return fit_paper(corpus, space, vectors, session, known, settings)
+        return fit_auto(corpus, space, vectors, session, known, settings, self.max_tokens)
 
     def _session(
         self,

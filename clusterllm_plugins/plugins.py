@@ -99,6 +99,9 @@ class Plugins:
         self.manager = pluggy.PluginManager(PROJECT)
         self.manager.add_hookspecs(hookspecs)
         if self.discover:
+            from clusterllm_plugins import redactors  # here, as it needs the hook's marks only
+
+            self.register(redactors, f"{DISTRIBUTION}:redactors")
             for entry_point in _entry_points():
                 self._load(entry_point)
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from clusterllm_plugins.asking import Session
 from clusterllm_plugins.corpus import Corpus
+from clusterllm_plugins.errors import ClusterLLMWarning
 from clusterllm_plugins.fitting import FitSettings, granularity_questions, perspective_questions
 from clusterllm_plugins.guided.planning import shape_for, tokens_of
 from clusterllm_plugins.plugins import Plugins
 from clusterllm_plugins.protocols import Oracle, Vectors, has_methods
-from clusterllm_plugins.questions import Question, Usage, choice_question
+from clusterllm_plugins.questions import Answer, Completion, OracleError, Question, Usage, choice_question
+from clusterllm_plugins.redaction import Redaction
+from clusterllm_plugins.store import AnswerStore
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +108,57 @@ def quote_auto(
         quote["output_tokens_at_most"] = total.output_tokens
         quote["cost_at_most"] = total.cost
     return quote
+
+
+def first_questions(
+    fit: Callable[[Session], object], oracle: Oracle, redaction: Redaction, most: int
+) -> list[Question]:
+    """Return the first questions that a fit asks, at most ``most``, as an oracle would get them; nobody is asked.
+
+    Later questions may hang on the answers: here all abstain.
+
+    Args:
+        fit: Runs the fit with a session.
+        oracle: Who would be asked.
+        redaction: What is taken out of each question.
+        most: How many are wanted.
+    """
+    spy = _Spy(oracle, most)
+    # No plugin sees this session: it is no run. What it warns of says nothing about one either.
+    with AnswerStore() as store, warnings.catch_warnings():
+        warnings.simplefilter("ignore", ClusterLLMWarning)
+        try:
+            if most > 0:
+                fit(Session(spy, plugins=Plugins(discover=False), store=store, redaction=redaction))
+        except _EnoughError:
+            pass
+    return spy.seen
+
+
+class _EnoughError(OracleError):
+    """As many questions as wanted were seen."""
+
+
+class _Spy:
+    """Stands for an oracle, keeps what it is asked, and abstains."""
+
+    fingerprint = "nobody"
+
+    def __init__(self, oracle: Oracle, most: int) -> None:
+        self.seen: list[Question] = []
+        self._most = most
+        if not has_methods(oracle, "describe"):  # else questions are kept back for names
+            self.describe = None  # type: ignore[assignment, method-assign]
+
+    def answer(self, questions: Sequence[Question]) -> Iterator[Answer]:
+        for question in questions:
+            self.seen.append(question)
+            if len(self.seen) >= self._most:
+                raise _EnoughError("enough questions were seen", fatal=True)
+            yield Answer(None)
+
+    def describe(self, texts: Sequence[str]) -> Completion:
+        return Completion("")
 
 
 def _widest(corpus: Corpus, longest: list[int], candidates: int, exemplars: int, instruction: str | None) -> Question:

@@ -24,7 +24,7 @@ from clusterllm_plugins.store import AnswerStore
 from clusterllm_plugins.testing import questions
 
 ROOT = Path(__file__).resolve().parent.parent
-BUILT_INS = ["clusterllm-plugins:embedders", "clusterllm-plugins:oracles"]
+BUILT_INS = ["clusterllm-plugins:redactors", "clusterllm-plugins:embedders", "clusterllm-plugins:oracles"]
 HOOKS = [name for name, member in vars(contract).items() if hasattr(member, "clusterllm_spec")]
 
 
@@ -360,7 +360,7 @@ def test_a_good_plugin_is_found_without_a_warning(plant, recwarn):
 
 def test_the_built_ins_are_loaded_first(plant):
     plant("aaa-acme", ACME.replace("NAME", "acme"), entry_point="aaa")
-    assert Plugins().names[:2] == BUILT_INS
+    assert Plugins().names[:3] == BUILT_INS
 
 
 def test_the_others_are_loaded_in_sorted_order(plant):
@@ -370,8 +370,10 @@ def test_the_others_are_loaded_in_sorted_order(plant):
     assert (others, len(others) >= 3) == (sorted(others), True)
 
 
-def test_the_built_ins_come_through_entry_points():
-    assert {Plugins().oracles["openai"].plugin, Plugins().embedders["lsa"].plugin} == set(BUILT_INS)
+def test_the_built_ins_come_through_the_hooks():
+    plugins = Plugins()
+    found = {plugins.oracles["openai"].plugin, plugins.embedders["lsa"].plugin, plugins.redactors["emails"].plugin}
+    assert found == set(BUILT_INS)
 
 
 def test_a_dotted_string_is_not_imported_by_discovery(plant):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from clusterllm_oracles.batch_folder import Folder, Kind, Result
 from clusterllm_oracles.chat import ChatSettings, endpoint
+from clusterllm_oracles.prices import BATCH_SHARE, prices_of
 from clusterllm_plugins.errors import ClusterLLMError, ClusterLLMWarning
 from clusterllm_plugins.prompts import PromptedOracle, answer_of, render, render_description
 from clusterllm_plugins.questions import Answer, Completion, OracleError, Question, Usage
@@ -47,7 +48,8 @@ class BatchOracle(PromptedOracle):
         batch_size: The most requests of a file.
         temperature: 0 = the likeliest answer; ``None`` = not sent, for a model that takes none.
         max_output_tokens: The most tokens of a reply; a model that thinks aloud needs many.
-        input_price: US dollars per million input tokens *in a batch*, half the usual at OpenAI; ``None`` = unknown.
+        input_price: US dollars per million input tokens *in a batch*; ``None`` = half the list price where these are
+            OpenAI's batches (module ``prices``) and ``output_price`` is ``None``, too; else unknown.
         output_price: US dollars per million output tokens, likewise.
 
     Raises:
@@ -79,7 +81,7 @@ class BatchOracle(PromptedOracle):
         self.max_output_tokens = max_output_tokens
         self._folder = Path(folder)
         self._url = url
-        self._prices = (input_price, output_price)
+        self._prices = prices_of(model, self.base_url, (input_price, output_price), BATCH_SHARE)
         self._prefix = f"{_digest(self.fingerprint, 8)}-"  # of the ids of all requests with these settings
         self._warned: set[str] = set()
 

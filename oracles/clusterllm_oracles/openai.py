@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from clusterllm_oracles.chat import ChatSettings, endpoint
 from clusterllm_oracles.failures import retry_after_of
+from clusterllm_oracles.prices import prices_of
 from clusterllm_plugins.errors import ClusterLLMError, MissingExtraError
 from clusterllm_plugins.prompts import PromptedOracle
 from clusterllm_plugins.questions import Completion, OracleError, Usage
@@ -32,8 +33,9 @@ class OpenAIOracle(PromptedOracle):
         tokens_per_minute: Likewise.
         temperature: 0 = the likeliest answer; ``None`` = not sent, for a model that takes none.
         max_output_tokens: The most tokens of a reply; a model that thinks aloud needs many.
-        input_price: US dollars per million input tokens; ``None`` = unknown.
-        output_price: US dollars per million output tokens; ``None`` = unknown.
+        input_price: US dollars per million input tokens; ``None`` = the list price where OpenAI is asked (module
+            ``prices``) and ``output_price`` is ``None``, too; else unknown.
+        output_price: US dollars per million output tokens, likewise.
 
     Raises:
         MissingExtraError: If the openai library is not installed.
@@ -75,7 +77,7 @@ class OpenAIOracle(PromptedOracle):
         self.max_output_tokens = max_output_tokens
         self._api_key_env = api_key_env
         self._timeout = timeout
-        self._prices = (input_price, output_price)
+        self._prices = prices_of(model, base_url, (input_price, output_price))
         self._client: OpenAI | None = None
         self._lock = threading.Lock()
 
