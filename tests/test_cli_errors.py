@@ -194,7 +194,10 @@ def made(workplace):
         (["--answers", "missing.jsonl"], "missing.jsonl: cannot read recorded answers (No such file or directory)"),
         (["--set", "oracle.modle=x"], "oracle.name is missing: say which oracle these settings are for"),
         (["--set", "redact=names"], "redact must be a list of redactors, not 'names'"),
-        (["--set", 'redact=["names"]'], "unknown redactor 'names' (known: none)"),
+        (
+            ["--set", 'redact=["nonsense"]'],
+            "unknown redactor 'nonsense' (known: emails, names, numbers, patterns, phones)",
+        ),
         (["--set", "instruction=5"], "instruction must be a text or None, not 5"),
         (["--set", "embedder=5"], "embedder must be a name or a table with a name, not 5"),
         (

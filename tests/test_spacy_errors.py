@@ -219,7 +219,10 @@ def test_an_instruction_that_is_not_a_text(factory):
         ({"span_key": "sents", "write_cats": True}, "write_cats works on docs, not with span_key"),
         ({"prefix": "two words"}, "prefix must be a name such as 'clusterllm', not 'two words'"),
         ({"redact": "emails"}, "redact must be a list of redactors, not 'emails'"),
-        ({"redact": ["emals"]}, "unknown redactor 'emals' (known: none)"),
+        (
+            {"redact": ["emals"]},
+            "unknown redactor 'emals'; did you mean 'emails'? (known: emails, names, numbers, patterns, phones)",
+        ),
         (
             {"demonstrations": [["a", "b", "maybe"]]},
             "a demonstration is (left, right, 'yes' or 'no'), not ('a', 'b', 'maybe')",
