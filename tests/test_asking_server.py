@@ -156,7 +156,8 @@ def test_threads_are_kept_busy(path, capsys, count):
         Session(oracle, plugins=Plugins(discover=False), store=store).ask(questions_of(count), QuestionCap(count))
         took, ideal = time.perf_counter() - since, count * 0.2 / 16
     say(capsys, f"{count} questions: {took:.2f} s, {took / ideal:.3f} times {ideal:.2f} s")
-    assert took <= 1.1 * ideal
+    # 1.05 to 1.08 where nothing else runs; the server shares this process, and a busy machine adds its own.
+    assert took <= 1.5 * ideal
 
 
 def test_a_question_costs_the_session_less_than_a_millisecond(path, capsys):
