@@ -9,6 +9,18 @@ import pytest
 ROOT = Path(__file__).parent.parent
 MESSAGES = ROOT / "examples" / "messages.jsonl"
 ANSWERS = ROOT / "examples" / "messages_answers.jsonl"
+REPLAY = [
+    "--embedder",
+    "lsa",
+    "--n-clusters",
+    "12",
+    "--method",
+    "paper",
+    "--oracle",
+    "replay",
+    "--set",
+    f"oracle.path={ANSWERS}",
+]
 
 
 def clusterllm(*arguments, check=True, cwd=None):
@@ -26,19 +38,7 @@ def out(tmp_path_factory):
     texts = MESSAGES.read_text(encoding="utf-8").splitlines()
     merged = [json.loads(text) | json.loads(label) for text, label in zip(texts, labels, strict=True)]
     labelled.write_text("\n".join(map(json.dumps, merged)), encoding="utf-8")
-    options = [
-        "--embedder",
-        "lsa",
-        "--n-clusters",
-        "12",
-        "--method",
-        "paper",
-        "--oracle",
-        "replay",
-        "--set",
-        f"oracle.path={ANSWERS}",
-    ]
-    printed = clusterllm("cluster", labelled, "-o", folder, "--label-field", "label", "--max-questions", "20", *options)
+    printed = clusterllm("cluster", labelled, "-o", folder, "--label-field", "label", "--max-questions", "20", *REPLAY)
     (folder.parent / "printed.txt").write_text(printed.stdout, encoding="utf-8")
     return folder
 
@@ -97,20 +97,8 @@ def test_answers_are_checked_against_the_texts(out, tmp_path):
 
 def test_the_same_run_again_gives_the_same_and_asks_nothing(out, tmp_path):
     before = (out / "clusters.jsonl").read_bytes()
-    options = [
-        "--embedder",
-        "lsa",
-        "--n-clusters",
-        "12",
-        "--method",
-        "paper",
-        "--oracle",
-        "replay",
-        "--set",
-        f"oracle.path={ANSWERS}",
-    ]
     labelled = out.parent / "labelled.jsonl"
-    again = clusterllm("cluster", labelled, "-o", out, "--label-field", "label", "--max-questions", "20", *options)
+    again = clusterllm("cluster", labelled, "-o", out, "--label-field", "label", "--max-questions", "20", *REPLAY)
     assert "20 recalled" in again.stdout
     assert " asked" not in again.stdout
     assert (out / "clusters.jsonl").read_bytes() == before

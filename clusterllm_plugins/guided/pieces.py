@@ -34,7 +34,7 @@ _PRIOR_HALVES = -0.3  # the two halves of one cluster: 42%
 # Several questions about one pair err together (the same exemplars are shown): each counts for this share of one.
 _EVIDENCE_SHARE = 0.8
 _PRIOR_QUESTIONS = 20  # that the usual reliability counts for
-_READINGS = 3  # of all answers
+_READINGS = 3  # of all answers; two earned a point less on five sets, five no more
 MOST_QUESTIONS = 6  # about one piece; more of its core texts say the same
 SMALLEST_SPLIT = 8  # rows of a piece that may be cut in two
 
@@ -299,7 +299,7 @@ class _Merging:
     """Greedy merging of pieces; of each pair of groups the log-odds of all answers together.
 
     What an answer says of one pair depends on the others that it is about. Each answer is read by what is known of
-    these without it: by the prior, then by all answers (two rounds of loopy belief propagation), and again wherever
+    these without it: by the prior, then twice by all answers (rounds of loopy belief propagation), and again wherever
     groups are merged.
 
     Attributes:
