@@ -11,11 +11,11 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from clusterllm_plugins.budget import NOT_ASKED, Budget, QuestionCap
+from clusterllm_plugins.circuit import PATIENCE, Circuit
 from clusterllm_plugins.describing import Asked, Description, at_once, replies, states_worst_case, worst_case
 from clusterllm_plugins.errors import ClusterLLMError
 from clusterllm_plugins.pacing import Pacer
@@ -24,14 +24,15 @@ from clusterllm_plugins.progress import Bar
 from clusterllm_plugins.protocols import Oracle, Vectors, has_methods, optional
 from clusterllm_plugins.questions import Answer, OracleError, Question, Usage
 from clusterllm_plugins.redaction import Redaction
+from clusterllm_plugins.stopping import Stop
 from clusterllm_plugins.store import AnswerStore
+from clusterllm_plugins.workers import work_off
 
 log = logging.getLogger(__name__)
 
 DEFAULT_MAX_RETRIES = 5
 FIRST_WAIT = 0.5  # seconds before the first retry at most; doubled each time
 LONGEST_WAIT = 60.0  # seconds
-HALT_SEEN_AFTER = 0.2  # seconds of waiting at most
 GIVE_UP_AFTER = 20  # calls that failed in a row: the rest would fail too
 
 
@@ -120,9 +121,9 @@ class Session:
         self._with_indices = bool(optional(oracle, "uses_indices", False))
         self._fingerprint = oracle.fingerprint
         self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._halt = halt or threading.Event()
-        self._sleep = sleep or self._pause
+        self._stop = Stop(halt)
+        self._sleep = sleep or self._stop.pause
+        self._circuit = Circuit(self._stop, self._sleep, float(optional(oracle, "patience", PATIENCE)))
         self.transcript: list[tuple[Question, Answer]] = []
         self._reported: set[str] = set()
         self._jitter = random.Random()
@@ -210,7 +211,7 @@ class Session:
                     work[key] = _Work(question, [place])
         answered: list[tuple[_Work, Answer]] = []
         try:
-            self._ask_all(list(work.values()), description, answered)
+            self._ask_all(list(work.values()), cap, description, answered)
         finally:  # also what was answered before an error
             for item, answer in answered:
                 for place in item.places:
@@ -254,7 +255,7 @@ class Session:
             return None
         return recalled if isinstance(recalled, Answer) and _checked(recalled, question) is recalled else None
 
-    def _ask_all(self, work: list[_Work], description: str, done: list[tuple[_Work, Answer]]) -> None:
+    def _ask_all(self, work: list[_Work], cap: QuestionCap, description: str, done: list[tuple[_Work, Answer]]) -> None:
         """Ask for all of ``work`` from the oracle's threads; on any error await what is in flight.
 
         The answers go to ``done`` as they come.
@@ -269,76 +270,98 @@ class Session:
             work = self._jitter.sample(work, len(work))
         batches = [work[start : start + size] for start in range(0, len(work), size)]
         self._stop.clear()
-        self._failures_in_a_row = 0
-        with (
-            Bar(len(work), description, self._progress, unit="name" if naming else "question") as bar,
-            ThreadPoolExecutor(min(threads, len(batches)), thread_name_prefix="clusterllm") as pool,
-        ):
+        before = cap.admitted - len(work)
+        total = cap.limit if cap.in_rounds else cap.admitted
+        with Bar(total, description, self._progress, unit="name" if naming else "question", done=before) as bar:
 
             def run(batch: list[_Work]) -> None:
-                try:
-                    for item, answer in self._ask_batch(batch):
-                        with self._lock:
-                            done.append((item, answer))
-                            bar.advance()
-                        self._given(item.question, answer, item.source, item.attempts, item.seconds)
-                except BaseException:
-                    # Here, not where the error is noticed: this thread would take another batch before that.
-                    self._stop.set()
-                    raise
+                for item, answer in self._ask_batch(batch):
+                    with self._lock:
+                        done.append((item, answer))
+                        bar.advance()
+                        bar.note(self._so_far(self._tally_of(item.question)))
+                    self._given(item.question, answer, item.source, item.attempts, item.seconds)
 
-            futures: list[Future[None]] = []
-            try:
-                futures.extend(pool.submit(run, batch) for batch in batches)  # an interrupt may come this early
-                wait(futures, return_when=FIRST_EXCEPTION)
-            finally:
-                self._stop.set()
-                pool.shutdown(wait=True, cancel_futures=True)
-        errors = [error for future in futures if not future.cancelled() and (error := future.exception())]
+            errors = work_off(batches, run, threads, self._stop)
         if errors:
             # Threads that were stopped by another's error are not the reason.
             raise next((error for error in errors if not isinstance(error, _StoppedError)), errors[0])
+
+    def _so_far(self, tally: Tally) -> str:
+        """Return what a progress bar says besides the number."""
+        counts = {name: getattr(tally, name) for name in ("recalled", "abstained", "refused")}
+        parts = [f"{count} {name}" for name, count in counts.items() if count]
+        usage = self.usage
+        if usage.tokens:
+            parts.append(f"{usage.tokens:,} tokens")
+        if usage.cost is not None:
+            parts.append(f"${usage.cost:.4f}")
+        return ", ".join(parts)
 
     def _ask_batch(self, batch: list[_Work]) -> Iterable[tuple[_Work, Answer]]:
         """Yield an answer for each question of a batch, asking again what failed in a retryable way."""
         left = list(batch)
         naming = isinstance(left[0].question, Description)
-        tally = self._tally_of(left[0].question)
         retries = int(optional(self.oracle, "max_retries", DEFAULT_MAX_RETRIES))
         for attempt in range(retries + 1):
-            elsewhere, left = self._answered_meanwhile(left)
-            yield from elsewhere
-            if naming and self._failures_in_a_row >= GIVE_UP_AFTER:
-                room, refused = 0, f"{NOT_ASKED}: {GIVE_UP_AFTER} calls in a row failed"
-            else:
-                room, refused = self._budget.reserve([item.question for item in left])
-            over, left = left[room:], left[:room]
-            for item in over:
-                item.source = "refused"
-            with self._lock:
-                tally.refused += len(over)
-            yield from ((item, Answer(None, error=refused)) for item in over)
-            if not left:
-                return
-            self._pace([item.question for item in left])
-            since = self._clock()
-            try:
-                for answer in self._call([item.question for item in left]):
-                    item = left.pop(0)
-                    item.source, item.attempts, item.seconds = "asked", attempt + 1, self._clock() - since
-                    yield item, self._keep(item.question, answer)
-                    since = self._clock()
-                return
-            except OracleError as error:
-                if error.fatal:
-                    raise
-                failure = error
-            for item in left:
-                item.source, item.attempts, item.seconds = "failed", attempt + 1, self._clock() - since
-            if not failure.retryable or attempt == retries or not left:
+            failure: OracleError | None = None
+            with self._circuit.passage():
+                elsewhere, left = self._answered_meanwhile(left)
+                yield from elsewhere
+                if naming and self._failures_in_a_row >= GIVE_UP_AFTER:
+                    yield from self._refused(left, f"{NOT_ASKED}: {GIVE_UP_AFTER} calls in a row failed")
+                    return
+                with self._budget.reserved([item.question for item in left], self._stop) as (room, refused):
+                    over, left = left[room:], left[:room]
+                    yield from self._refused(over, refused)
+                    if not left:
+                        return
+                    failure = yield from self._attempt(left, attempt + 1)
+                    if failure is None:
+                        return
+                if failure.retryable and retries:
+                    self._circuit.failed(failure)
+            if not failure.retryable or attempt == retries:
                 break
-            self._sleep(self._wait(attempt, failure.retry_after))
+            if not self._circuit.is_open:  # else that is what is waited for
+                self._sleep(self._wait(attempt, failure.retry_after))
+        yield from self._failed(left, failure)
+
+    def _refused(self, over: list[_Work], reason: str) -> Iterable[tuple[_Work, Answer]]:
+        """Yield abstentions for what a cap forbids."""
+        for item in over:
+            item.source = "refused"
+            with self._lock:
+                self._tally_of(item.question).refused += 1
+            yield item, Answer(None, error=reason)
+
+    def _attempt(self, left: list[_Work], number: int) -> Generator[tuple[_Work, Answer], None, OracleError | None]:
+        """Ask for all of ``left`` once and yield the answers, taking each item from it; return what failed, if so."""
+        self._pace([item.question for item in left])
+        since = self._clock()
+        try:
+            for answer in self._call([item.question for item in left]):
+                item = left.pop(0)
+                item.source, item.attempts, item.seconds = "asked", number, self._clock() - since
+                yield item, self._keep(item.question, answer)
+                since = self._clock()
+        except OracleError as error:
+            if error.fatal:
+                raise
+            for item in left:
+                item.source, item.attempts, item.seconds = "failed", number, self._clock() - since
+            return error if left else None
+        return None
+
+    def _failed(self, left: list[_Work], failure: OracleError | None) -> Iterable[tuple[_Work, Answer]]:
+        """Yield abstentions for what failed in all attempts.
+
+        Raises:
+            OracleError: If that ends the run.
+        """
+        naming = isinstance(left[0].question, Description)
         with self._lock:
+            tally = self._tally_of(left[0].question)
             tally.failed += len(left)
             tally.abstained += len(left)
             self._failures_in_a_row += 1
@@ -358,16 +381,9 @@ class Session:
         if (seconds := self._pacer.reserve(len(questions), tokens)) > 0:
             self._sleep(seconds)
 
-    def _pause(self, seconds: float) -> None:
-        """Wait, unless the run is stopped."""
-        end = time.monotonic() + seconds
-        while not self._halt.is_set() and (left := end - time.monotonic()) > 0:
-            if self._stop.wait(min(left, HALT_SEEN_AFTER)):
-                return
-
     def _call(self, questions: list[Asked]) -> Iterable[Answer]:
         """Yield the oracle's answers, checked to be one valid answer for each question."""
-        if self._stop.is_set() or self._halt.is_set():
+        if self._stop:
             raise _StoppedError("stopped", fatal=True)
         try:
             answers = iter(replies(self.oracle, questions))
@@ -388,6 +404,7 @@ class Session:
         if answer.usage.cost is None and (price := self._price(answer.usage)) is not None:
             answer = replace(answer, usage=replace(answer.usage, cost=price))
         self._store.put(self._fingerprint, question, answer, with_indices=self._with_indices)
+        self._circuit.answered()
         self._budget.settle(question, answer.usage)
         if not states_worst_case(self.oracle, question):
             self._pacer.charge(answer.usage.tokens)

@@ -1,29 +1,43 @@
 """Hard caps: on distinct questions, on tokens and on money.
 
 Every attempt reserves its worst case before it is sent; what it really took replaces the reservation when its
-answer is there. What a failed attempt had reserved stays reserved, since a provider may have billed it.
+answer is there. What a failed attempt had reserved stays reserved, since a provider may have billed it. Where there
+is no room, an attempt waits for those in flight: most take less than they reserved.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from clusterllm_plugins.describing import Asked, states_worst_case, worst_case
 from clusterllm_plugins.errors import ClusterLLMError
 from clusterllm_plugins.protocols import Oracle, has_methods
 from clusterllm_plugins.questions import Usage
+from clusterllm_plugins.stopping import SEEN_AFTER, Stop
 
 NOT_ASKED = "not asked"  # how the error of an answer begins that a cap forbade
 
 
 @dataclass
 class QuestionCap:
-    """Counts distinct questions up to a limit."""
+    """Counts distinct questions up to a limit.
+
+    Attributes:
+        limit: The most.
+        in_rounds: Whether it is asked about round by round, so that progress counts up to the limit.
+    """
 
     limit: int
+    in_rounds: bool = False
     _admitted: set[str] = field(default_factory=set)
+
+    @property
+    def admitted(self) -> int:
+        """How many distinct questions were admitted."""
+        return len(self._admitted)
 
     @property
     def left(self) -> int:
@@ -73,7 +87,8 @@ class Budget:
         self.capped = max_tokens is not None or max_cost is not None
         self._tokens = 0
         self._cost = 0.0
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
+        self._in_flight = 0  # attempts
         self.usage = Usage()
 
     def can_bound(self, asked: Asked) -> bool:
@@ -82,32 +97,53 @@ class Budget:
             return True
         return states_worst_case(self._oracle, asked) and (self._max_cost is None or self._stated(asked)[1] is not None)
 
-    def reserve(self, questions: Sequence[Asked]) -> tuple[int, str]:
+    @contextmanager
+    def reserved(self, questions: Sequence[Asked], stop: Stop) -> Iterator[tuple[int, str]]:
         """Reserve the worst case of asking ``questions`` once, one after the other while the caps allow it.
 
-        Returns:
+        The attempt is made inside.
+
+        Args:
+            questions: What is to be asked.
+            stop: Ends waiting for what is in flight.
+
+        Yields:
             For how many there is room, and why not for the next one.
         """
         if not self.capped:
-            return len(questions), ""
+            yield len(questions), ""
+            return
         worst = [self._worst(question) for question in questions]
-        with self._lock:
-            for count, (usage, cost) in enumerate(worst):
-                if self._max_tokens is not None and self._tokens + usage.tokens > self._max_tokens:
-                    return count, f"{NOT_ASKED}: the cap of {self._max_tokens} tokens is reached"
-                if self._max_cost is not None and self._cost + cost > self._max_cost:
-                    return count, f"{NOT_ASKED}: the cap of {self._max_cost} US dollars is reached"
-                self._tokens += usage.tokens
-                self._cost += cost
-        return len(questions), ""
+        with self._changed:
+            while not (room := self._room(worst))[0] and self._in_flight and not stop:
+                self._changed.wait(SEEN_AFTER)
+            self._in_flight += 1
+        try:
+            yield room
+        finally:
+            with self._changed:
+                self._in_flight -= 1
+                self._changed.notify_all()
+
+    def _room(self, worst: Sequence[tuple[Usage, float]]) -> tuple[int, str]:
+        """Reserve as much as there is room for; the lock is held."""
+        for count, (usage, cost) in enumerate(worst):
+            if self._max_tokens is not None and self._tokens + usage.tokens > self._max_tokens:
+                return count, f"{NOT_ASKED}: the cap of {self._max_tokens} tokens is reached"
+            if self._max_cost is not None and self._cost + cost > self._max_cost:
+                return count, f"{NOT_ASKED}: the cap of {self._max_cost} US dollars is reached"
+            self._tokens += usage.tokens
+            self._cost += cost
+        return len(worst), ""
 
     def settle(self, question: Asked, usage: Usage) -> None:
         """Count what an answer took, in place of what was reserved for it."""
         worst, worst_cost = self._worst(question) if self.capped else (Usage(), 0.0)
-        with self._lock:
+        with self._changed:
             self.usage = self.usage + usage
             self._tokens += usage.tokens - worst.tokens
             self._cost += (worst_cost if usage.cost is None else usage.cost) - worst_cost
+            self._changed.notify_all()
 
     def _worst(self, question: Asked) -> tuple[Usage, float]:
         usage, cost = self._stated(question)

@@ -18,11 +18,13 @@ class Bar:
         description: What is being done.
         enabled: Whether to show it at all (it is never shown where the error output is no terminal).
         unit: What a step is.
+        done: How many steps were done before.
     """
 
-    def __init__(self, total: int, description: str, enabled: bool, unit: str = "step") -> None:
+    def __init__(self, total: int, description: str, enabled: bool, unit: str = "step", done: int = 0) -> None:
         self._bar = tqdm(
             total=total,
+            initial=done,
             desc=description,
             unit=unit,
             disable=not (enabled and sys.stderr.isatty()),
@@ -42,6 +44,10 @@ class Bar:
     def advance(self, steps: int = 1) -> None:
         """Show that some steps are done."""
         self._bar.update(steps)
+
+    def note(self, text: str) -> None:
+        """Show a text behind the numbers, with the next step that is drawn."""
+        self._bar.set_postfix_str(text, refresh=False)
 
     def __enter__(self) -> Bar:
         return self

@@ -31,6 +31,7 @@ class Oracle(Protocol):
     * ``check()``: raises :class:`OracleError` at once where no question could succeed (a missing key);
     * ``prepare(texts, embeddings)``: called once before the first question, with the plain embeddings;
     * ``max_retries`` (5), ``requests_per_minute``, ``tokens_per_minute``: for the session, which retries;
+    * ``patience`` (600): where every call fails, how many seconds the session pauses in all before the run ends;
     * ``worst_case(question) -> Usage``: the most that one attempt can take; without it a cap on tokens or
       money is an error;
     * ``describe(texts) -> Completion``: a name for a group of texts;

@@ -106,8 +106,9 @@ class AnswerStore:
             yield fingerprint, Question.from_dict(json.loads(question)), Answer.from_dict(json.loads(answer))
 
     def close(self) -> None:
-        """Close the file."""
-        self._connection.close()
+        """Close the file; what is being written is written first."""
+        with self._lock:  # a connection that is closed under a statement of another thread takes the process down
+            self._connection.close()
 
     def __enter__(self) -> AnswerStore:
         return self

@@ -195,6 +195,7 @@ class Ledger(Metered):
     def __init__(self, worst, most, **attributes):
         super().__init__(worst, concurrency=16, **attributes)
         self.most = most
+        self.lost = set()
         self.committed, self.peak = 0, 0
         self.lock = threading.Lock()
 
@@ -207,7 +208,8 @@ class Ledger(Metered):
         for question in questions:
             self._count(self.most)
             time.sleep(0.001 * (question.anchor_index % 3))
-            if question.anchor_index % 5 == 4:
+            if question.anchor_index % 5 == 4 and question not in self.lost:
+                self.lost.add(question)
                 raise OracleError("lost", retryable=True)
             share = question.anchor_index % 4 + 1
             spent = Usage(self.worst.input_tokens * share // 4, 0, 1, self.worst.cost and self.worst.cost * share / 4)
@@ -227,6 +229,38 @@ def test_the_cap_on_money_holds_at_every_moment(open_session, batch_size):
     ledger = Ledger(Usage(100, 0, 1, 0.5), 0.5, batch_size=batch_size)
     ask(open_session(ledger, max_cost=8.0), QUESTIONS)
     assert 4 < ledger.peak <= 8
+
+
+def test_what_has_no_room_waits_for_what_is_in_flight(open_session):
+    spent = Answer("yes", usage=Usage(10, 0, 1))
+
+    def reply(question):
+        time.sleep(0.02)
+        return spent
+
+    oracle = Metered(Usage(100, 0, 1), reply, concurrency=16)
+    ask(open_session(oracle, max_tokens=500), QUESTIONS)
+    # The last question that is admitted finds 100 tokens free: (500 - 100) / 10 before it, and itself.
+    assert len(oracle.asked) == 41
+
+
+def test_nothing_is_waited_for_where_nothing_is_in_flight(open_session):
+    oracle = Metered(Usage(100, 0, 1), lambda question: OracleError("too long"), concurrency=4)
+    answers = ask(open_session(oracle, max_tokens=250), QUESTIONS[:6])
+    assert errors(answers).count("not asked: the cap of 250 tokens is reached") == 4
+
+
+def test_waiting_for_room_ends_with_an_error_elsewhere(open_session):
+    def reply(question):
+        if question == QUESTIONS[0]:
+            time.sleep(0.1)
+            return OracleError("wrong key", fatal=True)
+        return "yes"
+
+    oracle = Metered(Usage(100, 0, 1), reply, concurrency=2)
+    with pytest.raises(OracleError, match=r"^wrong key$"):
+        ask(open_session(oracle, max_tokens=100), QUESTIONS[:2])
+    assert len(oracle.asked) == 1
 
 
 def test_of_a_batch_as_many_are_asked_as_the_caps_allow(open_session):

@@ -2,7 +2,6 @@ import signal
 import sqlite3
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
@@ -120,8 +119,11 @@ def interrupted(open_session):
     if not hasattr(signal, "pthread_kill"):
         pytest.skip("this system cannot signal a thread")
 
+    once = threading.Lock()
+
     def reply(question):
-        if len(oracle.asked) == 6:  # not a certain question: threads ask in any order
+        # Not a certain question: threads ask in any order.
+        if len(oracle.asked) >= 6 and once.acquire(blocking=False):
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         time.sleep(0.01)
         return "yes"
@@ -140,22 +142,31 @@ def test_an_interrupt_at_the_terminal_stops_the_run(interrupted):
     assert len(interrupted.asked) < len(QUESTIONS)
 
 
-def test_an_interrupt_before_all_is_handed_out_stops_the_run(open_session, monkeypatch):
-    def submit(pool, function, batch):
-        if batch[0].question == QUESTIONS[9]:
-            raise KeyboardInterrupt
-        return handed_out(pool, function, batch)
+def test_a_second_interrupt_does_not_wait_for_what_is_in_flight(open_session, store, caplog):
+    if not hasattr(signal, "pthread_kill"):
+        pytest.skip("this system cannot signal a thread")
+    goes_on, once, all_here = threading.Event(), threading.Lock(), threading.Barrier(3)
 
     def reply(question):
-        time.sleep(0.05)
+        all_here.wait(timeout=10)
+        if once.acquire(blocking=False):
+            for _ in range(2):
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+                time.sleep(0.5)
+        goes_on.wait(timeout=10)
         return "yes"
 
-    handed_out = ThreadPoolExecutor.submit
-    monkeypatch.setattr(ThreadPoolExecutor, "submit", submit)
-    oracle = Scripted(reply)
-    with pytest.raises(KeyboardInterrupt):
-        ask(open_session(oracle), QUESTIONS)
-    assert len(oracle.asked) < 9
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    start = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            ask(open_session(Scripted(reply, concurrency=3)), QUESTIONS)
+        assert time.monotonic() - start < 5
+        assert stored(store) == {}
+    finally:
+        goes_on.set()
+        signal.signal(signal.SIGINT, before)
+    assert caplog.messages == ["stopping: 3 calls are in flight and awaited; Ctrl-C again does not wait"]
 
 
 def test_all_that_was_asked_before_an_interrupt_is_stored(interrupted, store):
@@ -217,10 +228,14 @@ def test_every_retry_is_waited_for(open_session, waits):
     assert len(waits) == 3
 
 
-def test_waits_grow_to_a_limit_and_are_spread(open_session, waits):
-    ask(open_session(Scripted(lambda question: OracleError("busy", retryable=True), max_retries=30)), QUESTIONS[:1])
-    assert all(0 <= wait <= min(60, 0.5 * 2**attempt) for attempt, wait in enumerate(waits))
-    assert len(set(waits[7:])) == 23
+def test_waits_grow_and_are_spread(open_session, waits):
+    for number in range(20):
+        ask(open_session(Scripted(lambda question: OracleError("busy", retryable=True))), QUESTIONS[number:][:1])
+    attempts = [waits[number::5] for number in range(5)]
+    for attempt, waited in enumerate(attempts):
+        assert all(0 <= wait <= 0.5 * 2**attempt for wait in waited)
+        assert max(waited) > 0.5 * 2**attempt / 2 > min(waited)
+        assert len(set(waited)) == 20
 
 
 def test_the_wait_that_the_provider_asks_for_is_kept(open_session, waits):
@@ -254,6 +269,13 @@ def test_twenty_failures_in_a_row_stop_the_run(open_session):
         ask(open_session(oracle), QUESTIONS)
     assert str(caught.value) == "20 calls in a row failed, the last with: the line is dead"
     assert caught.value.fatal
+
+
+def test_failures_in_a_row_are_counted_over_several_rounds(open_session):
+    session = open_session(Scripted(lambda question: OracleError("the line is dead")))
+    ask(session, QUESTIONS[:16])
+    with pytest.raises(OracleError, match=r"^20 calls in a row failed"):
+        ask(session, QUESTIONS[16:32])
 
 
 def test_failures_with_answers_in_between_do_not_stop_the_run(open_session):

@@ -3,8 +3,12 @@ import os
 import sqlite3
 import subprocess
 import sys
+import tempfile
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -182,9 +186,100 @@ def test_leaving_the_context_closes_the_file(path):
         store.put("someone", QUESTION, ANSWER, with_indices=False)
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
-def test_a_file_that_may_not_be_written_is_an_error_when_it_is_opened(path):
-    AnswerStore(path).close()
-    path.chmod(0o444)
-    with pytest.raises(DataError, match="readonly database"):
-        AnswerStore(path)
+@pytest.fixture
+def as_nobody(tmp_path):
+    """Return what a function says in a process that may not write everywhere."""
+    if not hasattr(os, "fork"):
+        pytest.skip("this system cannot fork")
+
+    def run(function):
+        reading, writing = os.pipe()
+        if not (child := os.fork()):
+            try:
+                if os.geteuid() == 0:
+                    os.setuid(65534)
+                function()
+                said = "nothing"
+            except BaseException as error:
+                said = f"{type(error).__name__}: {error}"
+            os.write(writing, said.encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+        os.close(writing)
+        with os.fdopen(reading) as pipe:
+            return pipe.read()
+
+    return run
+
+
+def test_a_file_that_may_not_be_written_is_an_error_when_it_is_opened(as_nobody):
+    with tempfile.TemporaryDirectory() as name:  # whose parents everyone may enter
+        folder = Path(name)
+        AnswerStore(folder / "answers.sqlite").close()
+        (folder / "answers.sqlite").chmod(0o444)
+        folder.chmod(0o555)
+        assert as_nobody(lambda: AnswerStore(folder / "answers.sqlite")) == (
+            f"DataError: answer store {folder}/answers.sqlite: attempt to write a readonly database; "
+            "give another path as the store"
+        )
+        folder.chmod(0o755)
+
+
+FILL = """
+import resource, sys
+from clusterllm_plugins.questions import Answer, pair_question
+from clusterllm_plugins.store import AnswerStore
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+store, count = AnswerStore(sys.argv[1]), 0
+try:
+    while True:
+        texts = [f"mug {count}", "cup" * 100]
+        store.put("someone", pair_question(texts, 0, 1), Answer("yes"), with_indices=False)
+        count += 1
+finally:
+    print(count)
+"""
+
+
+def fill(path, most):
+    pytest.importorskip("resource")
+    command = [sys.executable, "-c", FILL, str(path), str(most)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return done.stdout.strip(), done.stderr.strip().splitlines()[-1]
+
+
+def test_a_full_disk_is_an_error_before_anything_is_asked(path):
+    assert fill(path, 0) == (
+        "",
+        f"clusterllm_plugins.errors.DataError: answer store {path}: disk I/O error; give another path as the store",
+    )
+
+
+def test_what_was_stored_before_the_disk_was_full_stays(path):
+    count, error = fill(path, 500_000)
+    assert error == (
+        f"clusterllm_plugins.errors.DataError: answer store {path}: disk I/O error; free some space and run again"
+    )
+    with AnswerStore(path) as store:
+        assert len(list(store)) == int(count) > 20
+
+
+def test_closing_while_others_write_is_an_error_for_them_only(path):
+    store = AnswerStore(path)
+    failures = []
+
+    def write():
+        try:
+            while True:
+                store.put("oracle", QUESTION, ANSWER, with_indices=False)
+        except DataError as error:
+            failures.append(str(error))
+
+    threads = [threading.Thread(target=write) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.05)
+    store.close()
+    for thread in threads:
+        thread.join()
+    assert len(failures) == 4

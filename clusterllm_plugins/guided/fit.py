@@ -186,7 +186,7 @@ class _Fit:
         return described_names(self._session, groups, fallback, QuestionCap(self._names_reserved))
 
     def _asker(self, session: Session | None, limit: int) -> Asker:
-        cap = QuestionCap(limit if session is not None else 0)
+        cap = QuestionCap(limit if session is not None else 0, in_rounds=True)
         settings = self._settings
         return Asker(self._corpus, self._points, session, cap, settings.instruction, settings.seed)
 
