@@ -72,6 +72,8 @@ def _named(completion: object) -> Answer:
     """Return the name that an oracle wrote as an answer; one that cannot be read abstains."""
     if not isinstance(completion, Completion):
         return Answer(None, error=f"the oracle gave {type(completion).__name__} instead of a Completion")
+    if completion.error:
+        return Answer(None, usage=completion.usage, error=completion.error)
     text = str(completion.text or "")
     name = parse_name(text)
     error = None if name else f"unreadable reply: {text[:80]!r}"

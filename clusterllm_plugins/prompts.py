@@ -110,6 +110,8 @@ def parse(reply: str, choices: Sequence[str]) -> str | None:
 
 def answer_of(completion: Completion, choices: Sequence[str]) -> Answer:
     """Return a completion as an answer; a reply that cannot be read abstains."""
+    if completion.error:
+        return Answer(None, usage=completion.usage, error=completion.error)
     choice = parse(completion.text, choices)
     error = None if choice else f"unreadable reply: {completion.text[:80]!r}"
     return Answer(choice, completion.confidence, completion.usage, error)

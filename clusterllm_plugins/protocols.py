@@ -35,6 +35,9 @@ class Oracle(Protocol):
     * ``worst_case(question) -> Usage``: the most that one attempt can take; without it a cap on tokens or
       money is an error;
     * ``describe(texts) -> Completion``: a name for a group of texts;
+    * ``async answer_async(questions) -> Sequence[Answer]``, ``async describe_async(texts) -> Completion``, beside
+      ``answer`` and ``describe``: called in their place where there is an event loop to be asked on; and
+      ``async close_async()``, awaited there at the end;
     * ``describe_all(groups) -> Iterable[Completion]``, beside it: names for at most ``batch_size`` groups at once;
     * ``raise_on_failure`` (False): whether a question that fails for all its retries ends the run, instead of
       abstaining;

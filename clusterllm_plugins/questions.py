@@ -237,11 +237,15 @@ class Answer:
 
 @dataclass(frozen=True)
 class Completion:
-    """What a language model wrote: the text, what it took, and a confidence in [0, 1] where it has one."""
+    """What a language model wrote: the text, what it took, and a confidence in [0, 1] where it has one.
+
+    Where ``error`` says why there is no answer in it (a refusal, a reply that was cut short), the text is not read.
+    """
 
     text: str
     usage: Usage = field(default_factory=Usage)
     confidence: float | None = None
+    error: str | None = None
 
 
 class OracleError(Exception):

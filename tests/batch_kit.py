@@ -3,7 +3,7 @@
 import json
 import random
 
-from test_openai_oracle import completion
+from openai_kit import completion
 
 
 def asked(folder, number=1):
@@ -11,11 +11,11 @@ def asked(folder, number=1):
     return [json.loads(line) for line in lines]
 
 
-def answered(id_, text="1", usage=(52, 1)):
+def answered(id_, text="1", usage=(52, 1), tokens=None):
     return {
         "id": "batch_req_1",
         "custom_id": id_,
-        "response": {"status_code": 200, "request_id": "r1", "body": completion(text, usage)},
+        "response": {"status_code": 200, "request_id": "r1", "body": completion(text, usage, tokens)},
         "error": None,
     }
 

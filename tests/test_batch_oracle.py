@@ -95,12 +95,14 @@ def test_a_line_is_a_request_of_the_batch_api(make, folder):
             "messages": [{"role": "user", "content": render(TRIPLET)}],
             "temperature": 0.5,
             "max_completion_tokens": 7,
+            "logprobs": True,
+            "top_logprobs": 5,
         },
     }
 
 
 def test_another_endpoint_gets_its_own_path_and_its_name_for_the_limit(make, folder):
-    ask(make(base_url="http://localhost:8000/v1", url="/v2/chat", temperature=None), [TRIPLET])
+    ask(make(base_url="http://localhost:8000/v1", url="/v2/chat", temperature="", logprobs=False), [TRIPLET])
     (line,) = asked(folder)
     assert (line["url"], line["body"].keys()) == ("/v2/chat", {"model", "messages", "max_tokens"})
 
@@ -369,6 +371,78 @@ def test_a_key_in_a_reason_is_not_shown(make, folder):
     ask(make(), [PAIR])
     save(folder, [denied(asked(folder)[0]["custom_id"], 401, "wrong key sk-squirrel-7")])
     assert "squirrel" not in str(ask(make(), [PAIR])[1])
+
+
+# Log-probabilities and constraints.
+
+REFUSED = "Unsupported parameter: 'logprobs' is not supported with this model."
+
+
+def test_a_result_with_logprobs_has_a_confidence(make, folder):
+    ask(make(), [PAIR])
+    (line,) = asked(folder)
+    save(folder, [answered(line["custom_id"], "yes", tokens=[("yes", {"yes": 0.6, "no": 0.2})])])
+    assert ask(make(), [PAIR])[0] == [Answer("yes", pytest.approx(0.75), Usage(52, 1, 1))]
+
+
+@pytest.mark.parametrize("kind", ["results", "errors"])
+def test_where_logprobs_are_refused_the_next_files_ask_without(make, folder, kind):
+    ask(make(), [TRIPLET, PAIR])
+    ids = [line["custom_id"] for line in asked(folder)]
+    save(folder, [denied(id_, 400, REFUSED) for id_ in ids], kind=kind)
+    ask(make(), [TRIPLET, PAIR])
+    assert [line["custom_id"] for line in asked(folder, 2)] == ids
+    assert not any("logprobs" in line["body"] for line in asked(folder, 2))
+    save(folder, [answered(ids[0]), answered(ids[1], "yes")], 2)
+    ask(make())
+    assert not any("logprobs" in line["body"] for line in asked(folder, 3))
+
+
+def test_what_another_model_refuses_is_asked_of_this_one(make, folder):
+    ask(make(model="walnut"), [PAIR])
+    save(folder, [denied(line["custom_id"], 400, REFUSED) for line in asked(folder)])
+    ask(make(), [PAIR])
+    assert "logprobs" in asked(folder, 2)[0]["body"]
+
+
+def test_refused_logprobs_refuse_no_question(make, folder):
+    ask(make(), [TRIPLET, PAIR])
+    first, second = (line["custom_id"] for line in asked(folder))
+    save(folder, [answered(first), denied(second, 400, REFUSED)])
+    ask(make(), [TRIPLET, PAIR])
+    assert [line["custom_id"] for line in asked(folder, 2)] == [second]
+
+
+def test_a_constrained_request_carries_its_choices_and_its_result_is_read_strictly(make, folder):
+    oracle = make(constrain="schema")
+    ask(oracle, [TRIPLET, PAIR])
+    lines = asked(folder)
+    shown = [line["body"]["response_format"]["json_schema"]["schema"]["properties"]["choice"] for line in lines]
+    assert [choice["enum"] for choice in shown] == [["1", "2"], ["yes", "no"]]
+    save(folder, [answered(lines[0]["custom_id"], '{"choice": "2"}'), answered(lines[1]["custom_id"], "yes")])
+    answers, error = ask(make(constrain="schema"), [TRIPLET, PAIR])
+    assert (choices(answers), error) == (["2", None], None)
+
+
+@pytest.mark.parametrize(
+    ("body", "again"), [({"error": "stopped"}, True), ({"error": {"code": 400, "message": "too odd"}}, False)]
+)
+def test_an_error_in_a_result_of_status_200_is_one(make, folder, body, again):
+    ask(make(), [TRIPLET, PAIR])
+    first, second = (line["custom_id"] for line in asked(folder))
+    failed = answered(second) | {"response": {"status_code": 200, "body": body}}
+    save(folder, [answered(first), failed])
+    answers, error = ask(make(), [TRIPLET, PAIR])
+    assert choices(answers) == (["1"] if again else ["1", None])
+    assert (error is not None) == again
+
+
+def test_a_refused_question_costs_nothing(make, folder):
+    ask(make(), [TRIPLET, PAIR])
+    first, second = (line["custom_id"] for line in asked(folder))
+    save(folder, [answered(first), denied(second, 400, "content policy")])
+    answers, _ = ask(make(input_price=1.0, output_price=1.0), [TRIPLET, PAIR])
+    assert answers[1].usage == Usage(0, 0, 1, 0.0)
 
 
 # One fingerprint for both ways.

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import threading
 from collections import Counter
 
 import numpy as np
@@ -18,7 +17,7 @@ from clusterllm_plugins import ClusterLLM, OracleError
 from clusterllm_plugins.budget import QuestionCap
 from clusterllm_plugins.prompts import render_description
 from guided_kit import make_blobs, texts_of
-from test_openai_oracle import Provider, completion
+from openai_kit import completion, running
 
 VECTORS, TRUTH = make_blobs((30,) * 4, spread=0.4)
 TEXTS = texts_of(len(VECTORS))
@@ -36,7 +35,9 @@ def reply(body):
     """Say what a model says that errs, now and then, always in the same way; and what that took."""
     prompt = body["messages"][0]["content"]
     luck = hashlib.sha256(prompt.encode()).digest()[0]
-    return "I would rather not" if luck < 10 else said(prompt, errs=luck < 40), (len(prompt.split()), 1)
+    text = "I would rather not" if luck < 10 else said(prompt, errs=luck < 40)
+    tokens = [(text, {text: 1 - luck / 512, "?": luck / 1024})] if "logprobs" in body else None
+    return text, (len(prompt.split()), 1), tokens
 
 
 def said(prompt, errs):
@@ -57,15 +58,9 @@ def category(shown):
 
 @pytest.fixture
 def provider(monkeypatch):
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "OPENAI_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
-    with Provider() as server:
+    with running(monkeypatch) as server:
         server.always = lambda body: (200, completion(*reply(body)), {})
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def fit(oracle, settings, store=None):
@@ -97,8 +92,9 @@ def test_a_run_through_files_alone_equals_the_run_by_http(provider, tmp_path, se
     assert np.array_equal(by_files.labels_, by_http.labels_)
     assert by_files.cluster_labels_ == by_http.cluster_labels_
     assert (by_files.questions_, by_files.answers_) == (by_http.questions_, by_http.answers_)
+    assert any(answer.confidence for answer in by_http.answers_)
     in_files = [line["body"] for number in range(1, rounds + 1) for line in asked(tmp_path, number)]
-    by_requests = [{name: sent[name] for name in in_files[0]} for sent in provider.requests]
+    by_requests = [{name: sent[name] for name in sent if name not in ("path", "key")} for sent in provider.requests]
     assert sorted(map(str, in_files)) == sorted(map(str, by_requests))  # the same was asked, and each once
 
 

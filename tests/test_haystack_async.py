@@ -14,13 +14,18 @@ from haystack import component
 from haystack.components.embedders import MockDocumentEmbedder
 from haystack.dataclasses import ChatMessage
 
+from clusterllm_oracles.openai import OpenAIOracle
 from clusterllm_plugins import ClusterLLM
+from clusterllm_plugins.protocols import has_methods
+from clusterllm_plugins.questions import Answer, Completion
 from haystack_integrations.components.clusterers.clusterllm import (
     ClusterLLMClusterer,
     ClusterLLMGranularitySelector,
 )
+from haystack_integrations.components.clusterers.clusterllm.on_loop import OnLoop
 from haystack_integrations.components.embedders.clusterllm import ClusterLLMDocumentEmbedder
 from haystack_kit import LSA, Knowing, SyncOnly, clusterer, documents, embedded
+from openai_kit import completion, running
 
 
 @component
@@ -264,3 +269,165 @@ def test_an_embedder_that_learns_does_so_once_however_many_runs_begin_at_once(me
 
     results = asyncio.run(main())
     assert len({str(result["documents"][0].embedding) for result in results}) == 1
+
+
+# An oracle that can be asked on the loop, in place of a chat generator.
+
+
+@pytest.fixture
+def provider(monkeypatch):
+    with running(monkeypatch) as server:
+        server.at_once = server.most_at_once = 0
+        server.latency, counting = 0.05, threading.Lock()
+
+        def reply(body):
+            with counting:
+                server.at_once += 1
+                server.most_at_once = max(server.most_at_once, server.at_once)
+            time.sleep(server.latency)
+            with counting:
+                server.at_once -= 1
+            prompt = body["messages"][0]["content"]
+            return 200, completion("Notes" if "short name" in prompt else "1"), {}
+
+        server.always = reply
+        yield server
+
+
+def openai_oracle(provider, **settings):
+    return {"name": "openai", "base_url": provider.url, "api_key_env": None, "model": "acorn", **settings}
+
+
+@pytest.fixture
+def clients(monkeypatch):
+    """The clients that are made for event loops."""
+    made, connect = [], OpenAIOracle._connected_for
+    monkeypatch.setattr(OpenAIOracle, "_connected_for", lambda *arguments: made.append(connect(*arguments)) or made[-1])
+    monkeypatch.setattr(OpenAIOracle, "complete", None)  # what threads would call
+    return made
+
+
+def test_the_oracle_openai_is_asked_on_the_loop_and_its_client_closed(messages, provider, clients):
+    oracle = openai_oracle(provider, concurrency=6)
+    component = clusterer(oracle=oracle, embedder=LSA, max_questions=24)
+    result = asyncio.run(component.run_async(documents(messages[:100])))
+    assert result["stats"]["questions_asked"] == 24
+    assert provider.most_at_once == 6
+    assert len(set(clients)) == 1
+    assert clients[0].is_closed()
+
+
+def test_the_oracle_openai_gives_the_same_on_the_loop(texts, provider):
+    component = clusterer(oracle=openai_oracle(provider), embedder=LSA, max_questions=10)
+    on_loop = asyncio.run(component.run_async(documents(texts)))
+    sync = component.run(documents(texts))
+    assert on_loop == sync
+    assert component.to_dict()["init_parameters"]["oracle"] == openai_oracle(provider)
+
+
+def test_what_is_saved_names_the_oracle_and_not_what_stood_for_it(texts, provider, tmp_path):
+    settings = {"oracle": openai_oracle(provider), "embedder": LSA, "max_questions": 3}
+    asyncio.run(clusterer(**settings, artifact_path=str(tmp_path / "loop")).run_async(documents(texts)))
+    assert ClusterLLM.load(tmp_path / "loop").oracle == openai_oracle(provider)
+
+
+def test_a_run_that_asks_the_oracle_openai_ends_where_it_is_cancelled(messages, provider, clients, tmp_path):
+    provider.latency = 0.2
+    store = str(tmp_path / "answers.sqlite")
+    settings = {"oracle": openai_oracle(provider), "embedder": LSA, "max_questions": 64, "store": store}
+
+    async def main():
+        run = asyncio.create_task(clusterer(**settings).run_async(documents(messages[:100])))
+        while len(provider.requests) < 16:
+            await asyncio.sleep(0.01)
+        await cancelled(run, 1)
+
+    asyncio.run(main())
+    asked = len(provider.requests)
+    assert asked < 64
+    assert all(client.is_closed() for client in clients)
+    stats = asyncio.run(clusterer(**settings).run_async(documents(messages[:100])))["stats"]
+    assert (stats["questions_recalled"], stats["questions_asked"]) == (asked, 64 - asked)
+
+
+def test_a_run_that_asks_the_oracle_openai_ends_at_once_where_it_is_cancelled_twice(texts, provider, clients):
+    provider.latency = 0.6
+    complaints = []
+
+    async def main():
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context["message"]))
+        component = clusterer(oracle=openai_oracle(provider, concurrency=2), embedder=LSA)
+        run = asyncio.create_task(component.run_async(documents(texts)))
+        while len(provider.requests) < 2:
+            await asyncio.sleep(0.01)
+        start = time.perf_counter()
+        await cancelled(run, 2)
+        assert time.perf_counter() - start < 0.4
+        await asyncio.to_thread(lambda: [thread.join(10) for thread in fits()])
+        await asyncio.sleep(0)
+        gc.collect()
+
+    asyncio.run(main())
+    assert len(provider.requests) == 2
+    assert complaints == []
+    assert all(client.is_closed() for client in clients)
+
+
+def test_an_oracle_that_fails_for_good_on_the_loop_leaves_the_clustering(texts, provider, clients):
+    provider.always = 401, {"error": {"message": "who are you"}}, {}
+    result = asyncio.run(clusterer(oracle=openai_oracle(provider), embedder=LSA).run_async(documents(texts)))
+    assert "who are you" in result["stats"]["oracle_error"]
+    assert len(result["documents"]) == len(texts)
+    assert all(client.is_closed() for client in clients)
+
+
+class Elsewhere:
+    """A stranger's oracle that can be asked either way."""
+
+    fingerprint = "elsewhere"
+    concurrency = 3
+
+    def __init__(self):
+        self.threads = set()
+
+    def answer(self, questions):
+        raise AssertionError("not here")
+
+    async def answer_async(self, questions):
+        self.threads.add(threading.current_thread())
+        return [Answer(question.choices[0]) for question in questions]
+
+    def describe(self, texts):
+        return Completion("Notes")
+
+
+def test_any_oracle_that_can_is_asked_on_the_loop(texts):
+    oracle = Elsewhere()
+    component = clusterer(oracle=oracle, embedder=LSA, max_questions=3)
+    result = asyncio.run(component.run_async(documents(texts)))
+    assert oracle.threads == {threading.main_thread()}
+    assert result["stats"]["oracle"] == "elsewhere"
+
+
+@pytest.mark.parametrize("kind", ["plain", "openai"])
+def test_names_are_asked_for_on_the_loop_where_that_can_be(provider, clients, kind):
+    oracle = Elsewhere() if kind == "plain" else OpenAIOracle("acorn", provider.url, None)
+
+    async def main():
+        on_loop = OnLoop(oracle, asyncio.get_running_loop())
+        name = await asyncio.to_thread(on_loop.describe, ["a note", "another"])
+        await on_loop.close_async()
+        return name.text
+
+    assert asyncio.run(main()) == "Notes"
+    assert len(clients) == (kind == "openai")
+
+
+def test_what_stands_for_an_oracle_can_do_what_that_one_can(provider):
+    optional = ("check", "prepare", "worst_case", "worst_case_of", "describe", "describe_all")
+    able = {
+        kind: [name for name in optional if has_methods(OnLoop(oracle, asyncio.new_event_loop()), name)]
+        for kind, oracle in (("plain", Elsewhere()), ("openai", OpenAIOracle("acorn", provider.url, None)))
+    }
+    assert able == {"plain": ["describe"], "openai": ["check", "worst_case", "worst_case_of", "describe"]}
+    assert OnLoop(Elsewhere(), asyncio.new_event_loop()).concurrency == 3

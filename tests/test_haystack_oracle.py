@@ -159,7 +159,7 @@ def test_on_a_loop_a_generator_without_one_is_called_on_a_thread(open_session):
 
 
 def test_a_loop_that_has_ended_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr("clusterllm_oracles.haystack.LOOP_SEEN_AFTER", 0.01)
+    monkeypatch.setattr("clusterllm_oracles.loops.LOOP_SEEN_AFTER", 0.01)
     oracle = HaystackOracle(Knowing(replies="1"))
     oracle.loop = asyncio.new_event_loop()
     with pytest.raises(OracleError, match="the event loop has ended") as caught:

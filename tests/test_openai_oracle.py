@@ -1,12 +1,13 @@
-import json
 import socket
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from types import SimpleNamespace
 
 import pytest
 
 import clusterllm_oracles
+from clusterllm_oracles.failures import retry_after_of
 from clusterllm_oracles.openai import OpenAIOracle
 from clusterllm_plugins.asking import Session
 from clusterllm_plugins.budget import QuestionCap
@@ -17,6 +18,7 @@ from clusterllm_plugins.questions import Answer, OracleError, Usage, pair_questi
 from clusterllm_plugins.store import AnswerStore
 from clusterllm_plugins.testing import TEXTS as SAMPLES
 from clusterllm_plugins.testing import check_oracle
+from openai_kit import completion, running, trouble
 
 TEXTS = ["The kettle leaks", "Water drips from my kettle", "客厅的灯太暗了，换了灯泡还是不亮"]
 TRIPLET = triplet_question(TEXTS, 0, 1, 2)
@@ -24,62 +26,10 @@ PAIR = pair_question(TEXTS, 0, 2)
 KEY = "sk-squirrel-7"
 
 
-def completion(text="1", usage=(52, 1)):
-    reply = {
-        "id": "c1",
-        "object": "chat.completion",
-        "created": 1,
-        "model": "acorn",
-        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
-    }
-    if usage:
-        reply["usage"] = {"prompt_tokens": usage[0], "completion_tokens": usage[1], "total_tokens": sum(usage)}
-    return reply
-
-
-def trouble(status, message="no luck", headers=(), **fields):
-    return status, {"error": {"message": message, "type": "error", **fields}}, dict(headers)
-
-
-class Provider(ThreadingHTTPServer):
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.replies = []
-        self.always = 200, completion(), {}
-        self.requests = []
-        self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-    def handle_error(self, *_):
-        pass
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.requests.append({"path": self.path, "key": self.headers["Authorization"], **body})
-        reply = self.server.replies.pop(0) if self.server.replies else self.server.always
-        status, content, headers = reply(body) if callable(reply) else reply
-        sent = content if isinstance(content, bytes) else json.dumps(content).encode()
-        self.send_response(status)
-        for name, value in {"Content-Type": "application/json", "Content-Length": len(sent), **headers}.items():
-            self.send_header(name, str(value))
-        self.end_headers()
-        self.wfile.write(sent)
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def provider(monkeypatch):
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "OPENAI_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
-    with Provider() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with running(monkeypatch) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -138,6 +88,8 @@ def test_a_request_has_model_prompt_and_limits(provider, make):
             "messages": [{"role": "user", "content": render(TRIPLET)}],
             "temperature": 0.5,
             "max_tokens": 7,
+            "logprobs": True,
+            "top_logprobs": 5,
         }
     ]
 
@@ -302,9 +254,31 @@ def test_the_session_waits_as_long_as_the_provider_asks(provider, make, run):
     assert ([answer.choice for answer in answers], waits) == (["1"], [7.0])
 
 
-def test_a_date_to_retry_after_is_no_number_of_seconds(provider, make):
-    provider.replies = [trouble(429, headers={"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"})]
-    assert failure(make()).retry_after is None
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "2.5"}, 2.5),
+        ({"retry-after": "-1"}, 0.0),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "inf"}, None),
+        ({"retry-after-ms": "1500", "retry-after": "7"}, 1.5),
+        ({"retry-after-ms": "?", "retry-after": "7"}, 7.0),
+        # By the clock of the provider, whatever ours says.
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:30 GMT", "date": "Wed, 21 Oct 2015 07:28:00 GMT"}, 30.0),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT", "date": "Wed, 21 Oct 2015 07:28:30 GMT"}, 0.0),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
+    ],
+)
+def test_every_form_of_retry_after_is_understood(headers, seconds):
+    error = Exception("busy")
+    error.response = SimpleNamespace(headers=headers)
+    assert retry_after_of(error) == seconds
+
+
+def test_a_date_to_retry_after_reaches_the_session(provider, make):
+    later = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
+    provider.replies = [trouble(429, headers={"Retry-After": later})]
+    assert failure(make()).retry_after == pytest.approx(100, abs=5)
 
 
 def test_a_failing_server_is_asked_again_by_the_session(provider, make, run):

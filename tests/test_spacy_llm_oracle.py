@@ -15,7 +15,7 @@ from clusterllm_plugins.plugins import Plugins
 from clusterllm_plugins.prompts import render
 from clusterllm_plugins.questions import Answer, OracleError, pair_question, triplet_question
 from clusterllm_plugins.testing import check_oracle
-from test_openai_oracle import Provider, completion, trouble
+from openai_kit import Provider, completion, trouble
 
 TRIPLET = triplet_question(["The kettle leaks", "Water drips from my kettle", "客厅的灯太暗了"], 0, 1, 2)
 KEY = "squirrel7walnut"  # looks like no key that anybody knows

@@ -13,13 +13,14 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from clusterllm_oracles.batch_folder import Folder, Kind, Result
-from clusterllm_oracles.chat import ChatSettings, endpoint
+from clusterllm_oracles.chat import ChatOracle, chat_settings
 from clusterllm_oracles.prices import BATCH_SHARE, prices_of
 from clusterllm_plugins.errors import ClusterLLMError, ClusterLLMWarning
-from clusterllm_plugins.prompts import PromptedOracle, answer_of, render, render_description
-from clusterllm_plugins.questions import Answer, Completion, OracleError, Question, Usage
+from clusterllm_plugins.prompts import answer_of, render, render_description
+from clusterllm_plugins.questions import Answer, Completion, OracleError, Question
 
 # The Batch API's limits of one file.
 MAX_REQUESTS = 50_000
@@ -28,13 +29,14 @@ MAX_BYTES = 200_000_000
 
 @dataclass(frozen=True)
 class _Request:
-    """A prompt, and the id by which its result is found whatever the order of lines."""
+    """A prompt, the admissible replies, and the id by which its result is found whatever the order of lines."""
 
     id: str
     prompt: str
+    choices: tuple[str, ...]
 
 
-class BatchOracle(PromptedOracle):
+class BatchOracle(ChatOracle):
     """Exchanges numbered files through a folder with whoever runs the batches.
 
     Its fingerprint is that of the oracle ``openai`` with the same settings, since the same model is asked the same:
@@ -46,14 +48,19 @@ class BatchOracle(PromptedOracle):
         base_url: Whose batches these are, as for the oracle ``openai``; ``None`` = OpenAI's. Nothing is sent there.
         url: The path that each request names.
         batch_size: The most requests of a file.
-        temperature: 0 = the likeliest answer; ``None`` = not sent, for a model that takes none.
+        temperature: 0 = the likeliest answer; ``None`` or ``""`` = not sent, for a model that takes none.
         max_output_tokens: The most tokens of a reply; a model that thinks aloud needs many.
+        logprobs: Whether log-probabilities are asked for, as the oracle ``openai`` does; where a result says that they
+            are refused, the next file asks without them.
+        constrain: How a reply is constrained to the choices, as for the oracle ``openai``.
+        limit: The name of the parameter for ``max_output_tokens``, likewise.
         input_price: US dollars per million input tokens *in a batch*; ``None`` = half the list price where these are
             OpenAI's batches (module ``prices``) and ``output_price`` is ``None``, too; else unknown.
         output_price: US dollars per million output tokens, likewise.
 
     Raises:
-        ClusterLLMError: If ``batch_size`` is no number of requests that a file may have.
+        ClusterLLMError: If ``batch_size`` is no number of requests that a file may have, or another setting has no
+            meaning.
     """
 
     concurrency = 1  # the questions of a round are asked together, in files
@@ -65,23 +72,23 @@ class BatchOracle(PromptedOracle):
         base_url: str | None = None,
         url: str = "/v1/chat/completions",
         batch_size: int = MAX_REQUESTS,
-        temperature: float | None = 0.0,
+        temperature: float | Literal[""] | None = 0.0,
         max_output_tokens: int = 16,
         input_price: float | None = None,
         output_price: float | None = None,
+        logprobs: bool = True,
+        constrain: str = "none",
+        limit: str | None = None,
     ) -> None:
         if not 1 <= batch_size <= MAX_REQUESTS:
             raise ClusterLLMError(f"oracle 'batch': batch_size must be from 1 to {MAX_REQUESTS}, not {batch_size}")
-        self._chat = ChatSettings(model, endpoint(base_url), temperature, max_output_tokens)
-        self.fingerprint = self._chat.fingerprint
-        self.model = model
-        self.base_url = self._chat.base_url
+        chat = chat_settings(
+            "oracle 'batch'", model, base_url, temperature, max_output_tokens, constrain, logprobs, limit
+        )
+        super().__init__(chat, prices_of(model, chat.base_url, (input_price, output_price), BATCH_SHARE))
         self.batch_size = batch_size
-        self.temperature = temperature
-        self.max_output_tokens = max_output_tokens
         self._folder = Path(folder)
         self._url = url
-        self._prices = prices_of(model, self.base_url, (input_price, output_price), BATCH_SHARE)
         self._prefix = f"{_digest(self.fingerprint, 8)}-"  # of the ids of all requests with these settings
         self._warned: set[str] = set()
 
@@ -96,12 +103,9 @@ class BatchOracle(PromptedOracle):
             OracleError: At that question; it stops the run and says which file is waited for.
             DataError: If a file cannot be read or written.
         """
-        requests = [self._request(render(question), question.repeat) for question in questions]
+        requests = [self._request(render(question), question.choices, question.repeat) for question in questions]
         for question, request, result in zip(questions, requests, self._results(requests), strict=True):
-            if result.kind == "answered":
-                yield answer_of(self._completion(request, result), question.choices)
-            else:
-                yield Answer(None, usage=Usage(requests=1), error=result.text)
+            yield answer_of(self._completion(request, result), question.choices)
 
     def describe_all(self, groups: Sequence[Sequence[str]]) -> Iterator[Completion]:
         """Name groups of texts, shape (n_groups, any); how and with which errors as in :meth:`answer`."""
@@ -111,29 +115,23 @@ class BatchOracle(PromptedOracle):
 
     def complete(self, prompt: str, choices: Sequence[str]) -> Completion:
         """Return the reply to one prompt, with the errors of :meth:`answer`."""
-        request = self._request(prompt)
+        request = self._request(prompt, choices)
         return self._completion(request, next(self._results([request])))
 
-    def worst_case_of(self, prompt: str) -> Usage:
-        """Return the most that one request can take, with its price where prices are known."""
-        return super().worst_case_of(prompt).priced(*self._prices)
-
-    def _request(self, prompt: str, repeat: int = 0) -> _Request:
-        return _Request(self._prefix + _digest(f"{repeat} {prompt}", 32), prompt)
+    def _request(self, prompt: str, choices: Sequence[str] = (), repeat: int = 0) -> _Request:
+        return _Request(self._prefix + _digest(f"{repeat} {prompt}", 32), prompt, tuple(choices))
 
     def _completion(self, request: _Request, result: Result) -> Completion:
         if result.kind != "answered":
-            return Completion("", Usage(requests=1))
-        # A server that does not count is taken to have used the most.
-        usage = Usage(*result.tokens, 1) if result.tokens else self.worst_case_of(request.prompt)
-        return Completion(result.text, usage.priced(*self._prices))
+            return self._refused(result.reason)
+        return self._completion_in(result.body, request.prompt, request.choices)
 
     def _results(self, requests: Sequence[_Request]) -> Iterator[Result]:
         """Yield a final result for each request; at the first without one write what is missing, and raise."""
         folder = Folder.read(self._folder)
         self._warn_once(folder.ignored({request.id for request in requests}))
         final = self._final(folder)
-        missing = {request.id: request.prompt for request in requests if request.id not in final}
+        missing = {request.id: request for request in requests if request.id not in final}
         for request in requests:
             if request.id in missing:
                 raise self._waiting(folder, missing)
@@ -149,18 +147,19 @@ class BatchOracle(PromptedOracle):
         final = ("answered", "refused") if accepted else ("answered",)
         return {id_: result for id_, result in mine.items() if result.kind in final}
 
-    def _waiting(self, folder: Folder, missing: dict[str, str]) -> OracleError:
-        """Write those of ``missing`` (prompts by id) that no file asks for yet; return what to do now."""
+    def _waiting(self, folder: Folder, missing: dict[str, _Request]) -> OracleError:
+        """Write those of ``missing`` (by id) that no file asks for yet; return what to do now."""
         pending = {number: ids for number, ids in folder.requests.items() if number not in folder.received}
         waiting = [number for number, ids in pending.items() if not ids.isdisjoint(missing)]
         asked = set().union(*pending.values())
-        new = {id_: prompt for id_, prompt in missing.items() if id_ not in asked}
-        waiting += [folder.write(lines) for lines in self._files(new)]
+        new = [request for id_, request in missing.items() if id_ not in asked]
+        logprobs = not any(id_.startswith(self._prefix) for id_ in folder.without_logprobs)
+        waiting += [folder.write(lines) for lines in self._files(new, logprobs)]
 
         def files(kind: Kind) -> str:
             return ", ".join(str(folder.file(kind, number)) for number in sorted(waiting))
 
-        failed = [folder.results[id_].text for id_ in missing if id_ in folder.results]
+        failed = [folder.results[id_].reason for id_ in missing if id_ in folder.results]
         again = f" ({len(failed)} of them failed before, the first with {failed[0]!r})" if failed else ""
         return OracleError(
             f"oracle 'batch': {len(missing)} request{'' if len(missing) == 1 else 's'} without a result{again}: "
@@ -169,13 +168,14 @@ class BatchOracle(PromptedOracle):
             fatal=True,
         )
 
-    def _files(self, prompts: dict[str, str]) -> Iterator[list[str]]:
+    def _files(self, requests: Sequence[_Request], logprobs: bool) -> Iterator[list[str]]:
         """Yield the lines of each file: of one file, unless it would pass a limit."""
         lines: list[str] = []
         size = 0
-        for id_, prompt in prompts.items():
+        for request in requests:
+            body = self._chat.body(request.prompt, request.choices, logprobs=logprobs)
             # In ASCII: to some readers other separators than the line feed end a line too.
-            line = json.dumps({"custom_id": id_, "method": "POST", "url": self._url, "body": self._chat.body(prompt)})
+            line = json.dumps({"custom_id": request.id, "method": "POST", "url": self._url, "body": body})
             if lines and (len(lines) >= self.batch_size or size + len(line) + 1 > MAX_BYTES):
                 yield lines
                 lines, size = [], 0

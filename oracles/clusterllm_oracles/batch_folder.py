@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from clusterllm_oracles.refusals import REFUSING, names_logprobs
+from clusterllm_oracles.replies import at, failure_in
 from clusterllm_plugins.errors import DataError
 from clusterllm_plugins.files import read_jsonl, write_lines
 from clusterllm_plugins.keys import without_keys
@@ -29,13 +31,15 @@ class Result:
 
     Attributes:
         kind: ``"answered"``; ``"refused"``: the same would be refused again; ``"failed"``: it may succeed.
-        text: The reply, or the reason.
-        tokens: Read and written, where the line says it.
+        body: The chat completion of an answer.
+        reason: Why there is none.
+        without_logprobs: Whether it was log-probabilities that were refused; they are left out of the next file.
     """
 
     kind: Literal["answered", "refused", "failed"]
-    text: str
-    tokens: tuple[int, int] | None = None
+    body: dict[str, Any] = field(default_factory=dict)
+    reason: str = ""
+    without_logprobs: bool = False
 
 
 @dataclass
@@ -48,6 +52,7 @@ class Folder:
         received: The numbers of which results or errors are there.
         results: By id; an answer where there is one, else what was said last.
         last_number: The largest in use, or 0.
+        without_logprobs: The ids of requests that were refused for asking for log-probabilities.
     """
 
     path: Path
@@ -55,6 +60,7 @@ class Folder:
     received: set[int]
     last_number: int
     results: dict[str, Result] = field(default_factory=dict)
+    without_logprobs: set[str] = field(default_factory=set)
     _repeated: int = 0  # lines
 
     @classmethod
@@ -80,6 +86,8 @@ class Folder:
         for file in files:
             for id_, record, where in _lines(file):
                 result = _result(record, where)
+                if result.without_logprobs:
+                    self.without_logprobs.add(id_)
                 if id_ in seen:
                     self._repeated += 1
                 elif id_ not in self.results or self.results[id_].kind != "answered":
@@ -137,35 +145,19 @@ def _result(record: dict[str, Any], where: str) -> Result:
         response = {}
     status, body = response.get("status_code"), response.get("body")
     if status == 200 and isinstance(body, dict):
-        return Result("answered", _content(body), _tokens(body))
+        if not (failure := failure_in(body)):
+            return Result("answered", body)
+        status, error, body = *failure, None
+    reason = _reason(status, error, body)
+    if status in REFUSING and names_logprobs(reason):
+        return Result("failed", reason=reason, without_logprobs=True)
     refused = isinstance(status, int) and 400 <= status < 500 and status not in _PASSING
-    return Result("refused" if refused else "failed", _reason(status, error, body))
-
-
-def _content(body: dict[str, Any]) -> str:
-    """Return the reply in a chat completion, empty where there is none."""
-    content = _at(body, "choices", 0, "message", "content")
-    return content if isinstance(content, str) else ""
-
-
-def _tokens(body: dict[str, Any]) -> tuple[int, int] | None:
-    read, written = _at(body, "usage", "prompt_tokens"), _at(body, "usage", "completion_tokens")
-    return (read, written) if isinstance(read, int) and isinstance(written, int) else None
+    return Result("refused" if refused else "failed", reason=reason)
 
 
 def _reason(status: object, error: object, body: object) -> str:
     """Return in one line why a request failed, without what looks like a key."""
-    said = (_at(error, "message"), _at(body, "error", "message"), _at(error, "code"), error)
+    said = (at(error, "message"), at(body, "error", "message"), at(error, "code"), error)
     reason = next((text for text in said if isinstance(text, str) and text.strip()), "no reason given")
     told = reason if status is None else f"status {status}: {reason}"
     return without_keys(" ".join(told.split()))[:LONGEST_REASON]  # cut last, or a part of a key could stay
-
-
-def _at(nested: Any, *path: str | int) -> Any:
-    """Return what stands at ``path`` in objects and lists, or None."""
-    for step in path:
-        try:
-            nested = nested[step]
-        except (IndexError, KeyError, TypeError):
-            return None
-    return nested

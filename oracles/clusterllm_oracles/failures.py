@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from clusterllm_plugins.keys import without_keys
@@ -40,12 +43,17 @@ def oracle_error(where: str, error: Exception, *, secrets: Iterable[str] = (), f
         return trouble(where, reason, secrets=secrets, retryable=not lasting and bool(names & _PASSING), fatal=lasting)
     if answered is not error:
         reason += f" ({answered})"  # many an error that is raised from another leaves out the status
-    status, body = _status(answered), getattr(getattr(answered, "response", None), "text", "")
-    exhausted = "insufficient_quota" in f"{body} {getattr(answered, 'code', '')}"
-    lasting = fatal or exhausted or status in (401, 403, 404)
-    retryable = not lasting and (status in (408, 409, 429) or status >= 500)
-    waits = retry_after_of(answered)
-    return trouble(where, reason, secrets=secrets, fatal=lasting, retryable=retryable, retry_after=waits)
+    body = getattr(getattr(answered, "response", None), "text", "")
+    kind = kind_of(_status(answered), f"{body} {getattr(answered, 'code', '')}")
+    if fatal:
+        kind = {"fatal": True, "retryable": False}
+    return trouble(where, reason, secrets=secrets, **kind, retry_after=retry_after_of(answered))
+
+
+def kind_of(status: int, said: str) -> dict[str, bool]:
+    """Return whether an HTTP status, and what was said with it, stops the run, and whether it may pass."""
+    lasting = status in (401, 402, 403, 404) or "insufficient_quota" in said
+    return {"fatal": lasting, "retryable": not lasting and (status in (408, 409, 429) or status >= 500)}
 
 
 def trouble(where: str, reason: str, *, secrets: Iterable[str] = (), **kind: Any) -> OracleError:
@@ -55,13 +63,30 @@ def trouble(where: str, reason: str, *, secrets: Iterable[str] = (), **kind: Any
 
 
 def retry_after_of(error: Exception) -> float | None:
-    """Return the seconds that a response's Retry-After header asks for."""
+    """Return the seconds that a response asks to wait: by ``retry-after-ms``, else by Retry-After in either form."""
     headers = getattr(getattr(error, "response", None), "headers", None) or {}
-    value = headers.get("retry-after")
+    milliseconds, value = _number(headers.get("retry-after-ms")), headers.get("retry-after")
+    seconds = _number(value) if milliseconds is None else milliseconds / 1000
+    if seconds is None and (until := _date(value)) is not None:
+        # By the clock of who says it, where that is told: ours may be wrong.
+        seconds = (until - (_date(headers.get("date")) or datetime.now(UTC))).total_seconds()
+    return None if seconds is None else max(0.0, seconds)
+
+
+def _number(value: Any) -> float | None:
     try:
-        return None if value is None else max(0.0, float(value))
-    except ValueError:
+        number = float(value)
+    except (TypeError, ValueError):
         return None
+    return number if math.isfinite(number) else None
+
+
+def _date(value: Any) -> datetime | None:
+    try:
+        date = parsedate_to_datetime(value)
+    except (TypeError, ValueError):
+        return None
+    return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
 def _chain(error: BaseException | None) -> Iterator[Exception]:

@@ -8,16 +8,15 @@ import importlib.util
 import inspect
 import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import wait
 from typing import Any
 
 from clusterllm_oracles.failures import oracle_error
+from clusterllm_oracles.loops import waited_for
 from clusterllm_plugins.errors import ClusterLLMError, MissingExtraError
 from clusterllm_plugins.prompts import PROMPT_VERSION, PromptedOracle
 from clusterllm_plugins.protocols import has_methods
 from clusterllm_plugins.questions import Completion, OracleError, Usage
 
-LOOP_SEEN_AFTER = 1.0  # seconds until it is seen at most that a loop has ended
 # Parameters of chat generators that change no answer.
 _IRRELEVANT = {"api_key", "azure_ad_token", "http_client_kwargs", "max_retries", "streaming_callback", "timeout"}
 
@@ -110,11 +109,7 @@ class HaystackOracle(PromptedOracle):
         if self.loop is None or run_async is None:
             result: Mapping[str, Any] = self.chat_generator.run(messages=messages)
             return result
-        call = asyncio.run_coroutine_threadsafe(run_async(messages=messages), self.loop)
-        while not wait([call], LOOP_SEEN_AFTER).done:
-            if not self.loop.is_running():  # nothing will ever come of the call
-                raise OracleError(f"{self._where}: the event loop has ended", fatal=True)
-        reply: Mapping[str, Any] = call.result()
+        reply: Mapping[str, Any] = waited_for(run_async(messages=messages), self.loop, self._where)
         return reply
 
 

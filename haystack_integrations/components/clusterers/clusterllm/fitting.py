@@ -13,8 +13,10 @@ from haystack import logging
 from haystack.tracing.tracer import tracer
 
 from clusterllm_plugins.asking import Tally
-from clusterllm_plugins.protocols import Vectors
+from clusterllm_plugins.plugins import Plugins
+from clusterllm_plugins.protocols import Vectors, has_methods
 from clusterllm_plugins.questions import OracleError, Usage
+from haystack_integrations.components.clusterers.clusterllm.on_loop import OnLoop
 
 if TYPE_CHECKING:
     from clusterllm_oracles.haystack import HaystackOracle
@@ -43,6 +45,7 @@ class Fit:
     embeddings: Vectors | None
     raise_on_failure: bool
     _cancelled: bool = field(default=False, init=False)
+    _on_loop: OnLoop | None = field(default=None, init=False)
 
     def run(self) -> ClusterLLM:
         """Fit, and return the fitted model.
@@ -68,6 +71,8 @@ class Fit:
     async def run_async(self) -> ClusterLLM:
         """Fit without blocking the event loop, on which a chat generator that has ``run_async`` is called.
 
+        So is an oracle that has ``answer_async``; what it has opened there is closed at the end.
+
         Cancelled, it asks nothing more, waits for what is in flight, whose answers are kept, and then ends; cancelled
         again, it ends at once.
         """
@@ -76,7 +81,7 @@ class Fit:
             self.oracle.loop = loop
         # A thread of its own: fits that held all of the loop's would leave none for the calls that they wait for.
         thread = ThreadPoolExecutor(1, thread_name_prefix="clusterllm-fit")
-        work = loop.run_in_executor(thread, contextvars.copy_context().run, self.run)
+        work = loop.run_in_executor(thread, contextvars.copy_context().run, self._run_beside, loop)
         thread.shutdown(wait=False)
         try:
             return await asyncio.shield(work)
@@ -88,6 +93,25 @@ class Fit:
                 self.model.stop()  # again, since the fit may not have begun
                 await asyncio.wait({work}, timeout=STOP_AGAIN)
             raise
+        finally:
+            if self._on_loop is not None:
+                await self._on_loop.close_async()
+
+    def _run_beside(self, loop: asyncio.AbstractEventLoop) -> ClusterLLM:
+        """Fit on this thread, and ask on ``loop`` where the oracle can be asked there."""
+        spec = self.model.oracle
+        if self.oracle is not None or spec is None:
+            return self.run()
+        oracle = Plugins().oracle(spec)
+        if not has_methods(oracle, "answer_async"):
+            return self.run()
+        self._on_loop = OnLoop(oracle, loop)
+        self.model.set_params(oracle=self._on_loop)
+        try:
+            return self.run()
+        finally:
+            if self.model.oracle is self._on_loop:
+                self.model.set_params(oracle=spec)
 
 
 def stats_of(model: ClusterLLM) -> dict[str, Any]:
