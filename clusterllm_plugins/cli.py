@@ -5,8 +5,10 @@ Exit codes: 0 done, 2 the user's mistake (one line on the error output), 1 anyth
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
+import textwrap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +19,8 @@ import typer
 
 from clusterllm_plugins.errors import ClusterLLMError, ClusterLLMWarning
 from clusterllm_plugins.questions import OracleError
+
+LISTED_WIDTH = 120  # columns
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -30,14 +34,18 @@ FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help=".jsonl, .csv
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="the output of `clusterllm cluster`")]
 TextField = Annotated[str, typer.Option(help="field or column that holds the text")]
 Embedder = Annotated[str | None, typer.Option(help="name of an embedder (default: minilm where installed, else lsa)")]
-Oracle = Annotated[str | None, typer.Option(help="name of an oracle (default: nobody is asked)")]
+Oracle = Annotated[
+    str | None, typer.Option(help="name of an oracle, as `clusterllm oracles` lists it (default: nobody is asked)")
+]
 NClusters = Annotated[str | None, typer.Option("--n-clusters", help="a number, LOW-HIGH, or auto")]
 Method = Annotated[str | None, typer.Option(help="auto or paper")]
-MaxQuestions = Annotated[int | None, typer.Option(help="hard cap on distinct questions")]
+MaxQuestions = Annotated[int | None, typer.Option(help="hard cap on distinct questions (default: 1024)")]
 MaxCost = Annotated[float | None, typer.Option(help="hard cap in US dollars")]
 Instruction = Annotated[str | None, typer.Option(help='the perspective: "in terms of the customer\'s intent"')]
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file with any of these settings")]
-Assignments = Annotated[list[str] | None, typer.Option("--set", help="any setting, for example oracle.model=gpt-4o")]
+Assignments = Annotated[
+    list[str] | None, typer.Option("--set", help="any setting, for example oracle.model=gpt-4o; may be repeated")
+]
 RandomState = Annotated[int | None, typer.Option(help="seed")]
 Redact = Annotated[list[str] | None, typer.Option(help="name of a redactor, for example emails; may be repeated")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="file to write instead of printing")]
@@ -241,10 +249,14 @@ def _list_components(kind: str) -> None:
 
         for name, registration in sorted(Plugins().registrations[kind].items()):
             try:
-                settings = describe_settings(registration.load(kind))
+                factory = registration.load(kind)
+                summary = (inspect.getdoc(factory) or "").partition("\n")[0].replace("``", "`")
+                described = [summary, describe_settings(factory)]
             except ClusterLLMError as error:
-                settings = f"BROKEN: {_in_one_line(error)}"
-            typer.echo(f"{name}  (plugin {registration.plugin})\n    {settings}")
+                described = [f"BROKEN: {_in_one_line(error)}"]
+            typer.echo(f"{name}  (plugin {registration.plugin})")
+            for paragraph in filter(None, described):
+                typer.echo(textwrap.fill(paragraph, LISTED_WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 6))
 
 
 def _settings(config: Path | None, assignments: list[str] | None, **options: Any) -> dict[str, Any]:

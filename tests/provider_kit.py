@@ -61,3 +61,35 @@ def serving(reply):
         finally:
             server.shutdown()
             thread.join()
+
+
+@contextmanager
+def serving_files(api):
+    """Run a server that has ``api.post(path, body)`` and ``api.get(path)`` say its replies; give its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.send(api.post(self.path, self.rfile.read(int(self.headers["Content-Length"]))))
+
+        def do_GET(self):
+            self.send(api.get(self.path))
+
+        def send(self, reply):
+            sent = (reply if isinstance(reply, str) else json.dumps(reply)).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(sent)))
+            self.end_headers()
+            self.wfile.write(sent)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+        finally:
+            server.shutdown()
+            thread.join()

@@ -352,4 +352,4 @@ def test_fingerprint_names_the_accuracy_of_uniform():
 
 @pytest.mark.parametrize("profile", ["measured", "uniform"])
 def test_it_keeps_the_contract(profile):
-    check_oracle(lambda: SimulatedOracle(["parcel", "parcel", "login", "login", "parcel", "parcel", "odd"], profile))
+    check_oracle(lambda: SimulatedOracle(["parcel", "login", "odd"] * 4, profile))

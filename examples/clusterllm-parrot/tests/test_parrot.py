@@ -7,7 +7,7 @@ import pytest
 from clusterllm_parrot.embedder import LetterEmbedder
 from clusterllm_parrot.oracle import ParrotOracle
 from clusterllm_plugins import OracleError, Plugins
-from clusterllm_plugins.testing import check_embedder, check_oracle, questions
+from clusterllm_plugins.testing import check_embedder, check_oracle, check_registered, questions
 
 
 class Parrot(BaseHTTPRequestHandler):
@@ -37,11 +37,20 @@ def url():
 
 
 def test_oracle_keeps_the_contract(url):
-    check_oracle(lambda: ParrotOracle(url))
+    check_oracle(
+        lambda: ParrotOracle(url),
+        changed=[lambda: ParrotOracle(f"{url}/large")],
+        broken=[lambda: ParrotOracle("http://127.0.0.1:9")],  # nobody listens there
+    )
 
 
 def test_embedder_keeps_the_contract():
     check_embedder(LetterEmbedder)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("oracle", "parrot"), ("embedder", "letters")])
+def test_both_are_registered(kind, name):
+    check_registered(kind, name)
 
 
 def test_both_are_found_by_name(url):
