@@ -18,6 +18,7 @@ from clusterllm_plugins.budget import NOT_ASKED, Budget, QuestionCap
 from clusterllm_plugins.circuit import PATIENCE, Circuit
 from clusterllm_plugins.describing import Asked, Description, at_once, replies, states_worst_case, worst_case
 from clusterllm_plugins.errors import ClusterLLMError
+from clusterllm_plugins.keys import shows_key, without_keys
 from clusterllm_plugins.pacing import Pacer
 from clusterllm_plugins.plugins import Plugins
 from clusterllm_plugins.progress import Bar
@@ -366,12 +367,13 @@ class Session:
             tally.abstained += len(left)
             self._failures_in_a_row += 1
             hopeless = self._failures_in_a_row >= GIVE_UP_AFTER
+        told = without_keys(str(failure))
         if optional(self.oracle, "raise_on_failure", False):
-            raise OracleError(str(failure), fatal=True)
+            raise OracleError(told, fatal=True)
         if hopeless and not naming:  # a clustering without the oracle's names is worth more than none
-            raise OracleError(f"{GIVE_UP_AFTER} calls in a row failed, the last with: {failure}", fatal=True)
+            raise OracleError(f"{GIVE_UP_AFTER} calls in a row failed, the last with: {told}", fatal=True)
         # Not stored: the next run asks again what failed on the way.
-        yield from ((item, Answer(None, error=str(failure))) for item in left)
+        yield from ((item, Answer(None, error=told)) for item in left)
 
     def _pace(self, questions: list[Asked]) -> None:
         """Wait until the oracle's rate limits allow these questions."""
@@ -395,14 +397,18 @@ class Session:
         except (OracleError, ClusterLLMError):
             raise
         except Exception as error:
-            raise OracleError(
-                f"oracle {self._fingerprint!r} failed with {type(error).__name__}: {error}", fatal=True
-            ) from error
+            told = without_keys(f"oracle {self._fingerprint!r} failed with {type(error).__name__}: {error}")
+            cause = None if shows_key(error) else error
+        else:
+            return
+        raise OracleError(told, fatal=True) from cause
 
     def _keep(self, question: Asked, answer: Answer) -> Answer:
         """Price an answer, commit it, and tell the observers of questions."""
         if answer.usage.cost is None and (price := self._price(answer.usage)) is not None:
             answer = replace(answer, usage=replace(answer.usage, cost=price))
+        if answer.error is not None:
+            answer = replace(answer, error=without_keys(answer.error))
         self._store.put(self._fingerprint, question, answer, with_indices=self._with_indices)
         self._circuit.answered()
         self._budget.settle(question, answer.usage)
@@ -443,7 +449,8 @@ class Session:
             new = what not in self._reported
             self._reported.add(what)
         if new:
-            log.warning("%s failed with %s: %s; the work goes on", what, type(error).__name__, error)
+            told = without_keys(str(error))
+            log.warning("%s failed with %s: %s; the work goes on", what, type(error).__name__, told)
 
     def _wait(self, attempt: int, retry_after: float | None) -> float:
         """Return the seconds before the next attempt: what the provider says, else full jitter."""
@@ -462,5 +469,7 @@ def _checked(answer: object, question: Question) -> Answer:
     if not isinstance(answer, Answer):
         return Answer(None, error=f"the oracle gave {type(answer).__name__} instead of an Answer")
     if answer.choice is not None and answer.choice not in question.choices:
-        return replace(answer, choice=None, error=f"not an admissible choice: {str(answer.choice)[:40]!r}")
+        return replace(
+            answer, choice=None, error=f"not an admissible choice: {without_keys(str(answer.choice))[:40]!r}"
+        )
     return answer

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from clusterllm_plugins.errors import ClusterLLMError, ClusterLLMWarning
+from clusterllm_plugins.keys import without_keys
 from clusterllm_plugins.questions import OracleError
 
 LISTED_WIDTH = 120  # columns
@@ -58,7 +59,7 @@ def _one_line_errors() -> Iterator[None]:
 
     def show(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
         prefix = "warning" if issubclass(category, ClusterLLMWarning) else category.__name__
-        line = f"{prefix}: {message}"
+        line = without_keys(f"{prefix}: {message}")
         if line not in shown:  # plugins are looked for more than once
             print(line, file=sys.stderr)
         shown.add(line)
@@ -77,7 +78,7 @@ def _one_line_errors() -> Iterator[None]:
 
 
 def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return without_keys(" ".join(str(error).split()))  # one may stand where it does not belong
 
 
 @app.command(epilog="Example: clusterllm cluster messages.jsonl -o out --oracle openai --n-clusters 20-60")

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from clusterllm_plugins.keys import without_held_keys
 from clusterllm_plugins.prompts import parse_name, render_description
 from clusterllm_plugins.protocols import Oracle, has_methods, optional
 from clusterllm_plugins.questions import Answer, Completion, Question, Usage
@@ -74,7 +75,7 @@ def _named(completion: object) -> Answer:
         return Answer(None, error=f"the oracle gave {type(completion).__name__} instead of a Completion")
     if completion.error:
         return Answer(None, usage=completion.usage, error=completion.error)
-    text = str(completion.text or "")
+    text = without_held_keys(str(completion.text or ""))
     name = parse_name(text)
     error = None if name else f"unreadable reply: {text[:80]!r}"
     return Answer(name, completion.confidence, completion.usage, error)

@@ -373,7 +373,8 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
             iterations=self.iterations,
             max_granularity_questions=self.max_granularity_questions,
             instruction=self.instruction,
-            demonstrations=tuple((left, right, verdict) for left, right, verdict in self.demonstrations),
+            # Here, so that a redactor that fails on one stops the fit before anything is sent.
+            demonstrations=tuple(corpus.redaction.demonstrations(self.demonstrations)),
             seed=seed_of(self.random_state),
             progress=self.progress,
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,7 @@ class Background:
         """Keep it of a fit on ``corpus``."""
         first = np.where(corpus.place >= 0, corpus.distinct[corpus.place], -1)
         # Known questions come as the user has them: redacted texts take the place of theirs before any is saved.
-        redacted = [(_plain(question, corpus.texts), answer) for question, answer in known]
+        redacted = [(_plain(question, corpus.texts), _redacted(answer, corpus)) for question, answer in known]
         return cls(first, redacted, corpus.texts)
 
     @classmethod
@@ -251,6 +251,11 @@ def _plain(question: Question, texts: Sequence[str]) -> Question:
         tuple(texts[i] for i in part) if isinstance(part, tuple) else texts[part] for part in question.indices
     )
     return Question(question.kind, question.indices, shown, question.choices, repeat=question.repeat)
+
+
+def _redacted(answer: Answer, corpus: Corpus) -> Answer:
+    """Return an answer whose error, which may quote a reply about a raw text, is redacted."""
+    return answer if answer.error is None else replace(answer, error=str(corpus.redaction.text(answer.error)))
 
 
 def _entry_lines(entry: dict[str, Any]) -> Iterator[str]:

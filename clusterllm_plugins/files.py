@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import IO, Any
 
 from clusterllm_plugins.errors import DataError, MissingExtraError
 
+_FIELD = re.compile(r"(?!.*\d{4})[^\W\d][\w .-]{0,39}")  # the name of a column, but no number or address
 LONGEST_FIELD = 2**31 - 1  # characters of a CSV field
 SUFFIXES = (".jsonl", ".csv", ".txt", ".parquet")
 
@@ -66,8 +68,7 @@ def is_unicode(text: str) -> bool:
 
 def _field(record: dict[str, Any], name: str, where: str, *, must_be_text: bool) -> str:
     if name not in record:
-        known = ", ".join(map(repr, record)) or "none"
-        raise DataError(f"{where}: no field {name!r} (fields: {known})")
+        raise DataError(f"{where}: no field {name!r} (fields: {_fields(record)})")
     value = record[name]
     if must_be_text and not isinstance(value, str):
         raise DataError(f"{where}: field {name!r} is {type(value).__name__}, not a text")
@@ -75,6 +76,14 @@ def _field(record: dict[str, Any], name: str, where: str, *, must_be_text: bool)
     if not is_unicode(text):
         raise DataError(f"{where}: field {name!r} holds half of a surrogate pair, which is no character")
     return text
+
+
+def _fields(record: dict[str, Any]) -> str:
+    """Return the names of fields, without what rather is a text: of a CSV file without a header, the first line is."""
+    names = [repr(name) for name in record if _FIELD.fullmatch(name)]
+    if others := len(record) - len(names):
+        names.append(f"{others} of which the name may be a text")
+    return ", ".join(names) or "none"
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

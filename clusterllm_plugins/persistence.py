@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clusterllm_plugins.artifact import ANSWERS, EMBEDDER, read_artifact, write_artifact
-from clusterllm_plugins.components import EmbedderSpec, must_be_saved, resolve_embedder, restore_embedder
+from clusterllm_plugins.components import EmbedderSpec, must_be_saved, redaction_of, resolve_embedder, restore_embedder
 from clusterllm_plugins.errors import ArtifactError
 from clusterllm_plugins.explaining import Background
 from clusterllm_plugins.plugins import Plugins
@@ -35,8 +35,10 @@ def save_model(model: ClusterLLM, folder: Path) -> None:
     arrays["first"] = model._background.first
     if space.adapter is not None:
         arrays["adapter"] = space.adapter
+    params = {name: _plain(value) for name, value in model.get_params(deep=False).items()}
+    params["demonstrations"] = redaction_of(model.redact).demonstrations(params["demonstrations"])
     content = {
-        "params": {name: _plain(value) for name, value in model.get_params(deep=False).items()},
+        "params": params,
         "cluster_labels": model.cluster_labels_,
         "report": model.report_,
         "usage": vars(model.usage_),

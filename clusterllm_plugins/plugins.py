@@ -24,6 +24,7 @@ import pluggy
 from clusterllm_plugins import hookspecs
 from clusterllm_plugins.errors import ClusterLLMError, ClusterLLMWarning, PluginError
 from clusterllm_plugins.hookspecs import PROJECT, Factory
+from clusterllm_plugins.keys import IN_ADDRESS, SECRET_NAME, SHAPE, held_keys, shows_key, without_keys
 from clusterllm_plugins.protocols import (
     Embedder,
     Oracle,
@@ -37,10 +38,7 @@ KINDS = ("oracle", "embedder", "redactor")
 
 Redactor = Callable[[str], str]
 
-# What providers' keys look like: a short prefix and a long random rest, or a token of three parts.
-_KEY = re.compile(
-    r"(?=.*\d)(?:(?:sk|pk|rk|xai|gsk)-|(?:sk|hf|gsk|ghp)_|AKIA|AIza)[\w-]{16,}|Bearer\s.*|eyJ[\w-]+\.[\w-]+\.[\w-]*"
-)
+_KEY = re.compile(rf"{SHAPE}|Bearer\s.*")
 
 
 @dataclass(frozen=True)
@@ -228,17 +226,18 @@ class Plugins:
         if registration is None:
             raise PluginError(self._unknown(kind, name))
         factory = registration.load(kind)
+        refuse_keys(settings, f"{kind} {name!r}", by_name=False)
+        _check_settings(factory, settings, f"{kind} {name!r}")  # before names count: it says which settings there are
         refuse_keys(settings, f"{kind} {name!r}")
-        _check_settings(factory, settings, f"{kind} {name!r}")
         try:
             return factory(**settings)
         except (ClusterLLMError, OracleError):
             raise
         except Exception as error:
             given = ", ".join(settings) or "no settings"
-            raise PluginError(
-                f"{kind} {name!r}: cannot be made with {given} ({type(error).__name__}: {error})"
-            ) from error
+            reason = without_keys(f"{type(error).__name__}: {error}")
+            cause = None if shows_key(error) else error
+        raise PluginError(f"{kind} {name!r}: cannot be made with {given} ({reason})") from cause
 
     def _unknown(self, kind: str, name: str) -> str:
         known = sorted(self.registrations[kind])
@@ -309,20 +308,37 @@ def _takes_any(factory: Callable[..., Any]) -> bool:
     return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(factory).parameters.values())
 
 
-def refuse_keys(settings: Mapping[str, Any], what: str) -> None:
-    """Raise :class:`PluginError` for a value that looks like a key: settings are written to disk."""
+def refuse_keys(settings: Mapping[str, Any], what: str, *, by_name: bool = True) -> None:
+    """Raise :class:`PluginError` for a value that is, holds or looks like a key: settings are written to disk.
+
+    Args:
+        settings: Any, also nested ones.
+        what: They are of.
+        by_name: Whether whatever a setting such as ``api_key`` has is a key.
+    """
+    held = held_keys()
     for setting, value in settings.items():
         if isinstance(value, Mapping):
-            refuse_keys(value, what)
+            refuse_keys(value, what, by_name=by_name)
         elif isinstance(value, list | tuple):
             for item in value:
-                refuse_keys(item if isinstance(item, Mapping) else {setting: item}, what)
-        elif isinstance(value, str) and _KEY.fullmatch(value.strip()):
+                refuse_keys(item if isinstance(item, Mapping) else {setting: item}, what, by_name=by_name)
+        elif isinstance(value, str) and IN_ADDRESS.search(value):
+            raise PluginError(
+                f"{what}: the address in the setting {setting!r} holds a user or a key; leave it out, put the key into "
+                "an environment variable and give that one's name"
+            )
+        elif isinstance(value, str) and value.strip() and _is_key(str(setting), value.strip(), held, by_name):
             # Never quoted.
             raise PluginError(
                 f"{what}: the setting {setting!r} looks like a key; put the key into an environment variable and "
                 "give that one's name"
             )
+
+
+def _is_key(setting: str, value: str, held: set[str], by_name: bool) -> bool:
+    looks_like_one = _KEY.fullmatch(value) or (by_name and SECRET_NAME.fullmatch(setting))
+    return bool(looks_like_one) or any(key in value for key in held)
 
 
 def _check_settings(factory: Callable[..., Any], settings: Mapping[str, Any], what: str) -> None:

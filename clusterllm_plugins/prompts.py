@@ -13,6 +13,7 @@ import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
+from clusterllm_plugins.keys import without_held_keys
 from clusterllm_plugins.questions import NONE, Answer, Completion, Question, Usage
 
 PROMPT_VERSION = "1"
@@ -113,7 +114,8 @@ def answer_of(completion: Completion, choices: Sequence[str]) -> Answer:
     if completion.error:
         return Answer(None, usage=completion.usage, error=completion.error)
     choice = parse(completion.text, choices)
-    error = None if choice else f"unreadable reply: {completion.text[:80]!r}"
+    # Without keys before it is cut, or a part of one could stay.
+    error = None if choice else f"unreadable reply: {without_held_keys(completion.text)[:80]!r}"
     return Answer(choice, completion.confidence, completion.usage, error)
 
 

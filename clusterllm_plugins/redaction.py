@@ -6,7 +6,7 @@ raises or returns something else than a text, nothing goes on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,9 +16,18 @@ from clusterllm_plugins.questions import Question
 
 
 class RedactedText(str):
-    """A text that redactors have passed: known by its type, as a raw text may read the same."""
+    """A text that redactors have passed: known by its type, as a raw text may read the same.
 
-    __slots__ = ()
+    Attributes:
+        by: The redaction whose redactors these were: others may take out more.
+    """
+
+    __slots__ = ("by",)
+    by: Redaction
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        """Be a plain text to pickle and copy, which is redacted once more where it goes anywhere."""
+        return str, (str(self),)
 
 
 class Redaction:
@@ -33,30 +42,35 @@ class Redaction:
         Raises:
             ClusterLLMError: If a redactor fails; the message never shows the text.
         """
-        if not self._redactors or isinstance(text, RedactedText):
+        if not self._redactors or getattr(text, "by", None) is self:
             return text
         for name, redactor in self._redactors:
+            failure = None
             try:
                 text = redactor(text)
             except Exception as error:
-                # The error's own words might quote the text.
-                raise ClusterLLMError(
-                    f"redactor {name!r} failed with {type(error).__name__}: nothing was sent"
-                ) from None
+                failure = type(error).__name__
+            if failure is not None:
+                # Here, where the error is not its context: that one's own words might quote the text.
+                raise ClusterLLMError(f"redactor {name!r} failed with {failure}: nothing was sent")
             if not isinstance(text, str):
                 raise ClusterLLMError(
                     f"redactor {name!r} returned {type(text).__name__} instead of a text: nothing was sent"
                 )
-        return RedactedText(text)
+        redacted = RedactedText(text)
+        redacted.by = self
+        return redacted
 
     def question(self, question: Question) -> Question:
         """Return ``question`` with its texts and demonstrations redacted."""
         if not self._redactors:
             return question
-        demonstrations = tuple(
-            (self.text(left), self.text(right), verdict) for left, right, verdict in question.demonstrations
-        )
-        return replace(question, texts=self._nested(question.texts), demonstrations=demonstrations)
+        shown = tuple(self.demonstrations(question.demonstrations))
+        return replace(question, texts=self._nested(question.texts), demonstrations=shown)
+
+    def demonstrations(self, examples: Iterable[Sequence[str]]) -> list[tuple[str, str, str]]:
+        """Return worked examples, (left, right, verdict) each, with their texts redacted."""
+        return [(self.text(left), self.text(right), verdict) for left, right, verdict in examples]
 
     def _nested(self, texts: Any) -> Any:
         if isinstance(texts, str):

@@ -90,7 +90,7 @@ class Run:
     def _claim_folder(self, data: TextFile, known: Known, *, overwrite: bool) -> None:
         """Make the folder, or see that it is of the same settings and texts."""
         wanted = {
-            "settings": json.loads(json.dumps(self.settings, default=str)),
+            "settings": self._settings_to_keep(),
             "texts": _digest(data.texts),
             "answers": _digest(answer_lines(known)),
         }
@@ -109,6 +109,17 @@ class Run:
         for name in (SUMMARY, CLUSTERS, MANIFEST):
             (self.folder / name).unlink(missing_ok=True)
         write_lines(path, [json.dumps(wanted, ensure_ascii=False, indent=2)])
+
+    def _settings_to_keep(self) -> dict[str, Any]:
+        """Return the settings as JSON has them, their texts redacted."""
+        from clusterllm_plugins.components import redaction_of
+
+        settings = dict(self.settings)
+        if settings.get("demonstrations"):
+            redaction = redaction_of(settings.get("redact") or ())
+            settings["demonstrations"] = redaction.demonstrations(settings["demonstrations"])
+        kept: dict[str, Any] = json.loads(json.dumps(settings, default=str))
+        return kept
 
     def _summary(self, model: ClusterLLM, data: TextFile) -> dict[str, Any]:
         sizes = np.bincount(model.labels_[model.labels_ >= 0], minlength=model.n_clusters_)

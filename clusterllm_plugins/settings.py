@@ -37,7 +37,7 @@ def check_settings(settings: dict[str, Any]) -> None:
     if store is not None and not isinstance(store, str | Path):
         raise ClusterLLMError(f"store must be a path or None, not {store!r}")
     check_redact(settings["redact"])
-    _check_demonstrations(settings["demonstrations"])
+    _check_demonstrations(settings["demonstrations"], quoted=not settings["redact"])
 
 
 def check_redact(redact: Any) -> None:
@@ -46,13 +46,16 @@ def check_redact(redact: Any) -> None:
         raise ClusterLLMError(f"redact must be a list of redactors, not {redact!r}")
 
 
-def _check_demonstrations(demonstrations: Any) -> None:
+def _check_demonstrations(demonstrations: Any, *, quoted: bool) -> None:
+    """Check worked examples; what is to be redacted is not ``quoted`` in an error."""
     if not isinstance(demonstrations, list | tuple):
-        raise ClusterLLMError(f"demonstrations must be a list, not {demonstrations!r}")
-    for example in demonstrations:
+        shown = repr(demonstrations) if quoted else type(demonstrations).__name__
+        raise ClusterLLMError(f"demonstrations must be a list, not {shown}")
+    for number, example in enumerate(demonstrations):
         is_triple = isinstance(example, list | tuple) and len(example) == 3 and all(isinstance(x, str) for x in example)
         if not is_triple or example[2] not in ("yes", "no"):
-            raise ClusterLLMError(f"a demonstration is (left, right, 'yes' or 'no'), not {_as_tuple(example)!r}")
+            shown = f"not {_as_tuple(example)!r}" if quoted else f"which number {number} is not"
+            raise ClusterLLMError(f"a demonstration is (left, right, 'yes' or 'no'), {shown}")
 
 
 def _as_tuple(value: Any) -> Any:

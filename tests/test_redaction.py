@@ -75,7 +75,7 @@ def test_the_error_of_a_failing_redactor_is_not_shown_since_it_may_quote_the_tex
     with pytest.raises(ClusterLLMError) as caught:
         Redaction([("strict", failing)]).text(TEXTS[0])
     assert caught.value.__cause__ is None
-    assert caught.value.__suppress_context__
+    assert caught.value.__context__ is None
 
 
 def test_a_redactor_that_returns_no_text_is_an_error():

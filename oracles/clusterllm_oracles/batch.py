@@ -59,8 +59,8 @@ class BatchOracle(ChatOracle):
         output_price: US dollars per million output tokens, likewise.
 
     Raises:
-        ClusterLLMError: If ``batch_size`` is no number of requests that a file may have, or another setting has no
-            meaning.
+        ClusterLLMError: If ``batch_size`` is no number of requests that a file may have, ``base_url`` or
+            ``model`` holds a key, or another setting has no meaning.
     """
 
     concurrency = 1  # the questions of a round are asked together, in files

@@ -12,6 +12,7 @@ from clusterllm_oracles.logprobs import listed_for
 from clusterllm_oracles.prices import Prices
 from clusterllm_oracles.replies import completion_of
 from clusterllm_plugins.errors import ClusterLLMError
+from clusterllm_plugins.plugins import refuse_keys
 from clusterllm_plugins.prompts import PROMPT_VERSION, PromptedOracle, render
 from clusterllm_plugins.questions import Completion, Question, Usage
 
@@ -138,7 +139,11 @@ class ChatOracle(PromptedOracle):
     def _completion_in(self, body: Mapping[str, Any], prompt: str, choices: Sequence[str]) -> Completion:
         """Return what the body of a response says; a server that does not count is taken to have used the most."""
         worst = self._worst_case(prompt, choices)
-        return completion_of(body, choices, self._chat.constrain == "schema", worst, self._prices)
+        return completion_of(body, choices, self._chat.constrain == "schema", worst, self._prices, self._secrets())
+
+    def _secrets(self) -> list[str]:
+        """Return the keys that it asks with."""
+        return []
 
     def _refused(self, reason: str) -> Completion:
         """Return what stands for a reply to a request that will always be refused."""
@@ -158,9 +163,11 @@ def chat_settings(
     """Return the settings that an oracle was given; in a TOML file, which has no null, ``""`` stands for it.
 
     Raises:
-        ClusterLLMError: If one has no meaning; the message begins with ``where``.
+        ClusterLLMError: If one has no meaning, or ``model`` or ``base_url`` holds a key; the message begins with
+            ``where``.
     """
     base_url = endpoint(base_url)
+    refuse_keys({"model": model, "base_url": base_url}, where)
     warmth = None if temperature == "" else temperature
     try:
         return ChatSettings(model, base_url, warmth, max_output_tokens, constrain, logprobs, limit or None)

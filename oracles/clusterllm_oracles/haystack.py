@@ -8,11 +8,14 @@ import importlib.util
 import inspect
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from clusterllm_oracles.failures import oracle_error
 from clusterllm_oracles.loops import waited_for
 from clusterllm_plugins.errors import ClusterLLMError, MissingExtraError
+from clusterllm_plugins.keys import shows_key, without_held_keys, without_keys
+from clusterllm_plugins.plugins import refuse_keys
 from clusterllm_plugins.prompts import PROMPT_VERSION, PromptedOracle
 from clusterllm_plugins.protocols import has_methods
 from clusterllm_plugins.questions import Completion, OracleError, Usage
@@ -81,8 +84,10 @@ class HaystackOracle(PromptedOracle):
         if self.loop is None and has_methods(self.chat_generator, "warm_up"):
             try:
                 self.chat_generator.warm_up()
+                return
             except Exception as error:
-                raise oracle_error(self._where, error, fatal=True) from error
+                failure, cause = self._failure(error, fatal=True)
+            raise failure from cause
 
     def complete(self, prompt: str, choices: Sequence[str]) -> Completion:
         """Return the generator's reply; none, or one without text, is an empty reply, which abstains."""
@@ -97,12 +102,33 @@ class HaystackOracle(PromptedOracle):
         except OracleError:
             raise
         except Exception as error:
-            raise oracle_error(self._where, error) from error
+            failure, cause = self._failure(error)
+            text = None
+        if text is None:
+            raise failure from cause  # not above, where an error that quotes the key would be its context
+        text = without_held_keys(text, self._secrets())
         return Completion(text, (_usage(used) or self.worst_case_of(prompt)).priced(*self._prices))
 
     def worst_case_of(self, prompt: str) -> Usage:
         """Return the most that one attempt can take, with its price where prices are known."""
         return super().worst_case_of(prompt).priced(*self._prices)
+
+    def _failure(self, error: Exception, *, fatal: bool = False) -> tuple[OracleError, Exception | None]:
+        """Return an error of the generator as ours, and itself as its cause where it holds no key."""
+        secrets = self._secrets()
+        failure = oracle_error(self._where, error, secrets=secrets, fatal=fatal)
+        return failure, None if shows_key(error, secrets) else error
+
+    def _secrets(self) -> list[str]:
+        """Return the keys that the generator holds, where it holds them as Haystack's components do."""
+        from haystack.utils import Secret
+
+        held = [value for value in vars(self.chat_generator).values() if isinstance(value, Secret)]
+        found = []
+        for secret in held:
+            with suppress(Exception):  # one that is not set
+                found.append(str(secret.resolve_value() or ""))
+        return found
 
     def _generate(self, messages: list[Any]) -> Mapping[str, Any]:
         run_async = getattr(self.chat_generator, "run_async", None)
@@ -117,13 +143,14 @@ def _generator(given: Any) -> Any:
     """Return a chat generator, made where it is given as its serialized form."""
     made = given
     if isinstance(given, Mapping):
+        refuse_keys(given, "oracle 'haystack'")
         from haystack.utils import deserialize_chatgenerator_inplace
 
         holder = {"chat_generator": dict(given)}
         try:
             deserialize_chatgenerator_inplace(holder)
         except Exception as error:
-            reason = " ".join(str(error).split())
+            reason = without_keys(" ".join(str(error).split()))
             raise ClusterLLMError(f"oracle 'haystack': chat_generator cannot be made ({reason})") from error
         made = holder["chat_generator"]
     if not has_methods(made, "run"):

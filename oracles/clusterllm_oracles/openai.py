@@ -20,6 +20,7 @@ from clusterllm_oracles.prices import prices_of
 from clusterllm_oracles.refusals import REFUSING, advice_on, is_filtered, names_logprobs
 from clusterllm_oracles.replies import failure_in, stated
 from clusterllm_plugins.errors import ClusterLLMError, ClusterLLMWarning, MissingExtraError
+from clusterllm_plugins.keys import without_keys
 from clusterllm_plugins.prompts import answer_of, render, render_description
 from clusterllm_plugins.questions import Answer, Completion, OracleError, Question
 
@@ -76,7 +77,8 @@ class OpenAIOracle(ChatOracle):
 
     Raises:
         MissingExtraError: If the openai library is not installed.
-        ClusterLLMError: If ``api_key_env`` looks like a key, or a setting has no meaning.
+        ClusterLLMError: If ``api_key_env`` looks like a key, ``base_url`` or ``model`` holds one, or a setting has no
+            meaning.
     """
 
     def __init__(
@@ -126,24 +128,25 @@ class OpenAIOracle(ChatOracle):
         """Return the model's reply; the library's own retries are off, since the session retries."""
         from openai import APIError
 
-        asked = self._asked(prompt, choices)
+        asked, failure, reply = self._asked(prompt, choices), None, ""
         try:
             reply = self._connected().chat.completions.with_raw_response.create(**asked.arguments).text
         except APIError as error:
-            return self._on_error(error, asked)
-        return self._read(reply, asked)
+            failure = error
+        # Not above, where the library's error, which may quote the key, would be the context of ours.
+        return self._read(reply, asked) if failure is None else self._on_error(failure, asked)
 
     async def complete_async(self, prompt: str, choices: Sequence[str]) -> Completion:
         """Return the same from the running event loop."""
-        asked = self._asked(prompt, choices)
+        asked, failure, reply = self._asked(prompt, choices), None, ""
         client = await self._connected_async()
         from openai import APIError  # which is loaded by now
 
         try:
             reply = (await client.chat.completions.with_raw_response.create(**asked.arguments)).text
         except APIError as error:
-            return self._on_error(error, asked)
-        return self._read(reply, asked)
+            failure = error
+        return self._read(reply, asked) if failure is None else self._on_error(failure, asked)
 
     async def answer_async(self, questions: Sequence[Question]) -> list[Answer]:
         """Answer questions one after the other, as ``answer`` does; whoever wants more at once calls it at once."""
@@ -223,7 +226,9 @@ class OpenAIOracle(ChatOracle):
         except ValueError:
             body = None
         if not isinstance(body, dict):  # some other server answered, or half of the reply is missing
-            raise self._trouble(f"not a chat completion: {reply[:80]!r}", retryable=True)
+            # Without the key before it is cut, or a part of it could stay.
+            shown = without_keys(reply, self._secrets())[:80]
+            raise self._trouble(f"not a chat completion: {shown!r}", retryable=True)
         if failure := failure_in(body):
             status, said = failure
             if (refused := self._settled(status or 0, said, asked)) is not None:
@@ -252,7 +257,8 @@ class OpenAIOracle(ChatOracle):
     def _settled(self, status: int, said: str, asked: _Asked) -> Completion | None:
         """Return the abstention of a question that a filter refused; raise where it is a parameter that is refused."""
         if status in (400, 403) and is_filtered(said):
-            return self._refused(f"refused by the endpoint's content filter: {said[:80]!r}")
+            shown = without_keys(said, self._secrets())[:80]
+            return self._refused(f"refused by the endpoint's content filter: {shown!r}")
         if status in REFUSING and "logprobs" in asked.body and names_logprobs(said):
             self._stop_logprobs()
             raise self._trouble(said, retryable=True, retry_after=0.0)

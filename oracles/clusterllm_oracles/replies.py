@@ -8,6 +8,7 @@ from typing import Any
 
 from clusterllm_oracles.logprobs import confidence_of
 from clusterllm_oracles.prices import Prices
+from clusterllm_plugins.keys import without_held_keys
 from clusterllm_plugins.prompts import parse, parse_name
 from clusterllm_plugins.questions import Completion, Usage
 
@@ -15,7 +16,12 @@ SHOWN = 80  # characters of a reply that cannot be read
 
 
 def completion_of(
-    body: Mapping[str, Any], choices: Sequence[str], in_json: bool, worst: Usage, prices: Prices
+    body: Mapping[str, Any],
+    choices: Sequence[str],
+    in_json: bool,
+    worst: Usage,
+    prices: Prices,
+    secrets: Sequence[str] = (),
 ) -> Completion:
     """Return the completion in the body of a response.
 
@@ -25,17 +31,18 @@ def completion_of(
         in_json: Whether a choice is to be the only property, ``choice``, of a JSON object.
         worst: What it took where the body does not say it.
         prices: US dollars per million input and output tokens, ``None`` where unknown.
+        secrets: Keys, which a reply that says them back must not carry on.
     """
     usage = (_usage(body) or worst).priced(*prices)
     first = at(body, "choices", 0)
-    text = text_of(at(first, "message", "content")).strip()
+    text = without_held_keys(text_of(at(first, "message", "content")).strip(), secrets)
     strictly = in_json and bool(choices)
     if strictly:
         read = choice = choice_in_json(text, choices)
     else:
         choice = parse(text, choices) if choices else None
         read = choice if choices else parse_name(text)
-    if read is None and (error := _reason(first, text, strictly, worst.output_tokens)):
+    if read is None and (error := _reason(first, text, strictly, worst.output_tokens, secrets)):
         return Completion(text, usage, error=error)
     if choice is None:
         return Completion(text, usage)
@@ -103,12 +110,13 @@ def _usage(body: Any) -> Usage | None:
     return Usage(read, written, 1) if isinstance(read, int) and isinstance(written, int) else None
 
 
-def _reason(first: Any, text: str, in_json: bool, limit: int) -> str | None:
+def _reason(first: Any, text: str, in_json: bool, limit: int, secrets: Sequence[str]) -> str | None:
     """Return why a reply holds no answer, where more can be said than that it cannot be read."""
     refusal, end = at(first, "message", "refusal"), at(first, "finish_reason")
     shown = f": {text[:SHOWN]!r}" if text else ""
     if not text and isinstance(refusal, str) and refusal.strip():
-        return f"the model refused: {' '.join(refusal.split())[:SHOWN]!r}"
+        refusal = without_held_keys(" ".join(refusal.split()), secrets)  # before it is cut, or a part could stay
+        return f"the model refused: {refusal[:SHOWN]!r}"
     if end == "length":
         return f"no answer within max_output_tokens = {limit}; raise it, a model that thinks needs more{shown}"
     if end == "content_filter":

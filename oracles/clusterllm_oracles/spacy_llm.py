@@ -18,7 +18,7 @@ from typing import Any
 
 from clusterllm_oracles.failures import oracle_error, trouble
 from clusterllm_plugins.errors import ClusterLLMError, MissingExtraError, PluginError
-from clusterllm_plugins.keys import without_keys
+from clusterllm_plugins.keys import without_held_keys, without_keys
 from clusterllm_plugins.prompts import PROMPT_VERSION, PromptedOracle
 from clusterllm_plugins.protocols import has_methods
 from clusterllm_plugins.questions import Completion, OracleError
@@ -107,17 +107,21 @@ class SpacyLLMOracle(PromptedOracle):
             OracleError: If the model cannot be made, fails, or gives no text.
         """
         model = self._ready()
+        failure: OracleError | None = None
+        reply = None
         try:
             reply = _first_reply(model([[prompt]]))
         except (ClusterLLMError, OracleError):
             raise
         except Exception as error:
-            raise oracle_error(self._where(), error, secrets=self._secrets()) from None
+            failure = oracle_error(self._where(), error, secrets=self._secrets())
+        if failure is not None:
+            raise failure  # not above, where the model's error, which may quote the key, would be its context
         if reply is None:
             raise self._trouble("the model gave no text, or not nested by doc and prompt as [[text]]")
         if _is_rest(model) and _RESPONSE.match(reply):
             raise self._trouble(f"a response without a text: {reply}")
-        return Completion(reply, self.worst_case_of(prompt))
+        return Completion(without_held_keys(reply, self._secrets()), self.worst_case_of(prompt))
 
     def _ready(self) -> Any:
         with self._lock:
@@ -143,7 +147,7 @@ class SpacyLLMOracle(PromptedOracle):
             raise
         except Exception as error:
             reason = f"cannot be made ({type(error).__name__}: {error}); are its settings and its provider's key right?"
-            raise self._trouble(reason, fatal=True) from None
+        raise self._trouble(reason, fatal=True)
 
     def _where(self) -> str:
         where = self.model if isinstance(self.model, str) else _name(self.model)
