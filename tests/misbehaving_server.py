@@ -43,16 +43,18 @@ class MisbehavingServer(ThreadingHTTPServer):
         bad: The share of replies that are not as they should be.
         latency: Seconds until a reply.
         hang: Seconds without a reply, after which the connection is closed.
+        reply: Returns what a good reply to a prompt says; by default :func:`reply_to`.
     """
 
     daemon_threads = True
     block_on_close = False
     request_queue_size = 256
 
-    def __init__(self, seed=0, bad=0.3, latency=0.0, hang=5.0):
+    def __init__(self, seed=0, bad=0.3, latency=0.0, hang=5.0, reply=None):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.seed, self.bad, self.latency, self.hang = seed, bad, latency, hang
         self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
+        self.reply = reply or reply_to
         self.closing = threading.Event()
         self._lock = threading.Lock()
         self._log = []
@@ -134,10 +136,10 @@ class _Handler(BaseHTTPRequestHandler):
         elif kind == "503":
             self._send(503, "<html><h1>Service Unavailable</h1></html>", {"Content-Type": "text/html"})
         elif kind == "half a JSON":
-            whole = json.dumps(_completion(request))
+            whole = json.dumps(_completion(request, server.reply))
             self._send(200, whole[: len(whole) // 2])
         else:
-            self._send(200, json.dumps(_completion(request)))
+            self._send(200, json.dumps(_completion(request, server.reply)))
             request.answered = time.monotonic()
 
     def _send(self, status, text, headers=()):
@@ -161,11 +163,11 @@ def reply_to(prompt):
     return choices[hashlib.sha256(prompt.encode()).digest()[0] % 2]
 
 
-def _completion(request):
+def _completion(request, reply):
     texts = {"empty": "", "refusal": "I'm sorry, but I cannot help with that."}
     message = {"role": "assistant", "content": texts.get(request.kind) if request.kind in texts else None}
     if request.kind not in texts:
-        message["content"] = reply_to(request.prompt)
+        message["content"] = reply(request.prompt)
     choices = [{"index": 0, "finish_reason": "stop", "message": message}]
     given, taken = request.tokens
     return {
