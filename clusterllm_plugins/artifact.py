@@ -51,7 +51,8 @@ def write_artifact(
             # Not save_file, whose files only their owner can read.
             packed = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
             (staged / ARRAYS).write_bytes(packed)
-            (staged / ANSWERS).write_text("".join(f"{line}\n" for line in answers), encoding="utf-8")
+            with (staged / ANSWERS).open("w", encoding="utf-8", newline="\n") as file:
+                file.writelines(f"{line}\n" for line in answers)
             if embedder is not None:
                 embedder.save(staged / EMBEDDER)
             manifest = {"format": FORMAT, "content": content, "files": _digests(staged)}

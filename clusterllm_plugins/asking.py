@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from clusterllm_plugins.budget import NOT_ASKED, Budget, QuestionCap
+from clusterllm_plugins.budget import Budget, QuestionCap
 from clusterllm_plugins.circuit import PATIENCE, Circuit
-from clusterllm_plugins.describing import Asked, Description, at_once, replies, states_worst_case, worst_case
+from clusterllm_plugins.describing import Asked, Description, at_once, replies, states_worst_case, told, worst_case
 from clusterllm_plugins.errors import ClusterLLMError
 from clusterllm_plugins.keys import shows_key, without_keys
 from clusterllm_plugins.pacing import Pacer
 from clusterllm_plugins.plugins import Plugins
 from clusterllm_plugins.progress import Bar
 from clusterllm_plugins.protocols import Oracle, Vectors, has_methods, optional
-from clusterllm_plugins.questions import Answer, OracleError, Question, Usage
+from clusterllm_plugins.questions import NOT_ASKED, Answer, OracleError, Question, Usage
 from clusterllm_plugins.redaction import Redaction
 from clusterllm_plugins.stopping import Stop
 from clusterllm_plugins.store import AnswerStore
@@ -34,6 +35,11 @@ log = logging.getLogger(__name__)
 DEFAULT_MAX_RETRIES = 5
 FIRST_WAIT = 0.5  # seconds before the first retry at most; doubled each time
 LONGEST_WAIT = 60.0  # seconds
+# What is replayed of a cap's refusal, in full: an oracle's own words may hold a text.
+_BY_A_CAP = re.compile(
+    rf"{NOT_ASKED}: (?:the cap of [\d.e+-]+ (?:tokens|US dollars) is reached|\d+ calls in a row failed"
+    r"|what it may take is unknown, and there is a cap)"
+)
 GIVE_UP_AFTER = 20  # calls that failed in a row: the rest would fail too
 
 
@@ -87,7 +93,8 @@ class Session:
     Attributes:
         tally: Where the answers to questions came from.
         naming: Where names came from, likewise.
-        transcript: The questions that were asked or recalled, and their answers, in order.
+        record: What was asked, recalled, or refused by a cap on tokens or money, questions and names, and the answers,
+            in order.
 
     Raises:
         ClusterLLMError: If a cap cannot be kept since the oracle states no worst case or no price.
@@ -125,7 +132,7 @@ class Session:
         self._stop = Stop(halt)
         self._sleep = sleep or self._stop.pause
         self._circuit = Circuit(self._stop, self._sleep, float(optional(oracle, "patience", PATIENCE)))
-        self.transcript: list[tuple[Question, Answer]] = []
+        self.record: list[tuple[Asked, Answer]] = []
         self._reported: set[str] = set()
         self._jitter = random.Random()
         self._clock = clock
@@ -134,6 +141,16 @@ class Session:
     def usage(self) -> Usage:
         """What all new answers so far took."""
         return self._budget.usage
+
+    @property
+    def transcript(self) -> list[tuple[Question, Answer]]:
+        """The questions that were asked or recalled, and their answers, in order."""
+        return [(asked, answer) for asked, answer in self.record if isinstance(asked, Question) and not answer.refused]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The tally of questions, and how many ``names`` were asked for."""
+        return self.tally.to_dict() | {"names": self.naming.asked}
 
     def prepare(self, texts: Sequence[str], embeddings: Vectors) -> None:
         """Hand the (redacted) texts and their plain vectors to an oracle that wants them."""
@@ -150,7 +167,11 @@ class Session:
         return self._answers([self._redaction.question(question) for question in questions], cap, description)
 
     def describe(
-        self, groups: Sequence[Sequence[str]], cap: QuestionCap, description: str = "naming clusters"
+        self,
+        groups: Sequence[Sequence[str]],
+        cap: QuestionCap,
+        description: str = "naming clusters",
+        instruction: str | None = None,
     ) -> list[str | None]:
         """Return what the oracle calls each group of texts; None where it gives no name.
 
@@ -162,6 +183,7 @@ class Session:
             groups: Texts, all of which are shown, shape (n_groups, any).
             cap: Counts distinct groups as questions.
             description: What the progress bar says.
+            instruction: The perspective in words; an oracle whose method does not take it names without.
 
         Raises:
             OracleError: If the oracle says that it cannot be asked at all.
@@ -171,7 +193,9 @@ class Session:
         if has_methods(self.oracle, "describe"):
             redacted = [tuple(self._redaction.text(text) for text in group) for group in groups]
             places = [place for place, texts in enumerate(redacted) if texts]
-            answers = self._answers([Description(redacted[place]) for place in places], cap, description)
+            perspective = told(self.oracle, instruction)
+            wanted = [Description(redacted[place], perspective) for place in places]
+            answers = self._answers(wanted, cap, description)
             for place, answer in zip(places, answers, strict=True):
                 names[place] = answer.choice
         return names
@@ -179,7 +203,7 @@ class Session:
     def _answers(self, questions: Sequence[Asked], cap: QuestionCap, description: str) -> list[Answer]:
         """Return an answer for each of ``questions``, which are redacted: had already, or asked for."""
         answers: list[Answer | None] = [None] * len(questions)
-        asked: dict[str, tuple[int, Question]] = {}
+        asked: dict[str, tuple[int, Asked]] = {}
         work: dict[str, _Work] = {}
         for place, question in enumerate(questions):
             tally = self._tally_of(question)
@@ -196,8 +220,7 @@ class Session:
                 answers[place] = refused
                 self._given(question, refused, "refused")
             else:
-                if isinstance(question, Question):
-                    asked.setdefault(key, (place, question))
+                asked.setdefault(key, (place, question))
                 if (recalled := self._recall(question)) is not None:
                     tally.recalled += 1
                     answers[place] = recalled
@@ -217,8 +240,7 @@ class Session:
             for item, answer in answered:
                 for place in item.places:
                     answers[place] = answer
-            transcript = [(question, found) for place, question in asked.values() if (found := answers[place])]
-            self.transcript += [pair for pair in transcript if not (pair[1].error or "").startswith(NOT_ASKED)]
+            self.record += [(question, found) for place, question in asked.values() if (found := answers[place])]
         done = [answer for answer in answers if answer is not None]
         assert len(done) == len(questions)
         return done
@@ -344,7 +366,7 @@ class Session:
             for answer in self._call([item.question for item in left]):
                 item = left.pop(0)
                 item.source, item.attempts, item.seconds = "asked", number, self._clock() - since
-                yield item, self._keep(item.question, answer)
+                yield item, self._kept(item, answer)
                 since = self._clock()
         except OracleError as error:
             if error.fatal:
@@ -367,13 +389,13 @@ class Session:
             tally.abstained += len(left)
             self._failures_in_a_row += 1
             hopeless = self._failures_in_a_row >= GIVE_UP_AFTER
-        told = without_keys(str(failure))
+        reason = without_keys(str(failure))
         if optional(self.oracle, "raise_on_failure", False):
-            raise OracleError(told, fatal=True)
+            raise OracleError(reason, fatal=True)
         if hopeless and not naming:  # a clustering without the oracle's names is worth more than none
-            raise OracleError(f"{GIVE_UP_AFTER} calls in a row failed, the last with: {told}", fatal=True)
+            raise OracleError(f"{GIVE_UP_AFTER} calls in a row failed, the last with: {reason}", fatal=True)
         # Not stored: the next run asks again what failed on the way.
-        yield from ((item, Answer(None, error=told)) for item in left)
+        yield from ((item, Answer(None, error=reason, failed=True)) for item in left)
 
     def _pace(self, questions: list[Asked]) -> None:
         """Wait until the oracle's rate limits allow these questions."""
@@ -397,11 +419,11 @@ class Session:
         except (OracleError, ClusterLLMError):
             raise
         except Exception as error:
-            told = without_keys(f"oracle {self._fingerprint!r} failed with {type(error).__name__}: {error}")
+            reason = without_keys(f"oracle {self._fingerprint!r} failed with {type(error).__name__}: {error}")
             cause = None if shows_key(error) else error
         else:
             return
-        raise OracleError(told, fatal=True) from cause
+        raise OracleError(reason, fatal=True) from cause
 
     def _keep(self, question: Asked, answer: Answer) -> Answer:
         """Price an answer, commit it, and tell the observers of questions."""
@@ -420,6 +442,22 @@ class Session:
             self._tally_of(question).abstained += answer.choice is None
         if isinstance(question, Question):
             self._observe("answer_received", question=question, answer=answer)
+        return answer
+
+    def _kept(self, item: _Work, answer: Answer) -> Answer:
+        """Keep an answer; what an oracle says it has none to is only counted, and the next run asks it again."""
+        refused = bool(answer.refused and _BY_A_CAP.fullmatch(answer.error or ""))
+        if not (answer.failed or refused):
+            return self._keep(item.question, answer)
+        item.source = "refused" if refused else "failed"
+        self._budget.settle(item.question, answer.usage)
+        tally = self._tally_of(item.question)
+        with self._lock:
+            if refused:
+                tally.refused += 1
+            else:
+                tally.failed += 1
+                tally.abstained += 1
         return answer
 
     def _given(self, question: Asked, answer: Answer, source: str, attempts: int = 0, seconds: float = 0.0) -> None:
@@ -449,8 +487,8 @@ class Session:
             new = what not in self._reported
             self._reported.add(what)
         if new:
-            told = without_keys(str(error))
-            log.warning("%s failed with %s: %s; the work goes on", what, type(error).__name__, told)
+            reason = without_keys(str(error))
+            log.warning("%s failed with %s: %s; the work goes on", what, type(error).__name__, reason)
 
     def _wait(self, attempt: int, retry_after: float | None) -> float:
         """Return the seconds before the next attempt: what the provider says, else full jitter."""

@@ -15,10 +15,8 @@ from dataclasses import dataclass, field
 from clusterllm_plugins.describing import Asked, states_worst_case, worst_case
 from clusterllm_plugins.errors import ClusterLLMError
 from clusterllm_plugins.protocols import Oracle, has_methods
-from clusterllm_plugins.questions import Usage
+from clusterllm_plugins.questions import NOT_ASKED, Usage
 from clusterllm_plugins.stopping import SEEN_AFTER, Stop
-
-NOT_ASKED = "not asked"  # how the error of an answer begins that a cap forbade
 
 
 @dataclass

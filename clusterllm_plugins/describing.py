@@ -6,6 +6,7 @@ only; what differs between the two stands here.
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,20 +20,33 @@ from clusterllm_plugins.questions import Answer, Completion, Question, Usage
 
 @dataclass(frozen=True)
 class Description:
-    """A (redacted) group of texts, shape (n_texts,), for which a name is wanted.
+    """A (redacted) group of texts for which a name is wanted.
 
     The ``choice`` of its answer is the name, or None where the reply held none.
+
+    Attributes:
+        texts: The group, shape (n_texts,).
+        instruction: The perspective in words, as far as it is told to the oracle.
     """
 
     texts: tuple[str, ...]
+    instruction: str | None = None
 
     def canonical(self, *, with_indices: bool = False) -> str:
         """Return JSON that is equal for equal groups and equals no question's; there are no indices in it."""
-        record = {"kind": "description", "texts": self.texts}
+        record: dict[str, Any] = {"kind": "description", "texts": self.texts}
+        if self.instruction:  # else the key is that of names which were stored before there was one
+            record["instruction"] = self.instruction
         return json.dumps(record, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 Asked = Question | Description
+
+
+def told(oracle: Oracle, instruction: str | None) -> str | None:
+    """Return ``instruction`` where the naming method of ``oracle`` takes it, else None: names are asked without."""
+    method = getattr(oracle, "describe_all" if has_methods(oracle, "describe_all") else "describe")
+    return (instruction or None) if "instruction" in inspect.signature(method).parameters else None
 
 
 def states_worst_case(oracle: Oracle, asked: Asked) -> bool:
@@ -44,7 +58,7 @@ def worst_case(oracle: Oracle, asked: Asked) -> Usage:
     """Return the most that one attempt takes, where ``oracle`` can say it."""
     capable: Any = oracle
     usage: Usage = (
-        capable.worst_case_of(render_description(asked.texts))
+        capable.worst_case_of(render_description(asked.texts, asked.instruction))
         if isinstance(asked, Description)
         else capable.worst_case(asked)
     )
@@ -62,15 +76,19 @@ def replies(oracle: Oracle, asked: Sequence[Asked]) -> Iterable[Answer]:
     descriptions = [item for item in asked if isinstance(item, Description)]
     if not descriptions:
         return oracle.answer(cast(Sequence[Question], asked))
+    capable: Any = oracle
+    # All are of one session, which has one perspective.
+    perspective = {"instruction": descriptions[0].instruction} if descriptions[0].instruction else {}
     if has_methods(oracle, "describe_all"):
-        return map(_named, oracle.describe_all([item.texts for item in descriptions]))  # type: ignore[attr-defined]
-    describe = oracle.describe  # type: ignore[attr-defined]
+        return map(_named, capable.describe_all([item.texts for item in descriptions], **perspective))
     # One by one as they are taken, so that each is kept before the next is asked for.
-    return (_named(describe(item.texts)) for item in descriptions)
+    return (_named(capable.describe(item.texts, **perspective)) for item in descriptions)
 
 
 def _named(completion: object) -> Answer:
     """Return the name that an oracle wrote as an answer; one that cannot be read abstains."""
+    if isinstance(completion, Answer):  # a name that was read before
+        return completion
     if not isinstance(completion, Completion):
         return Answer(None, error=f"the oracle gave {type(completion).__name__} instead of a Completion")
     if completion.error:

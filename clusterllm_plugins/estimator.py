@@ -30,7 +30,7 @@ from clusterllm_plugins.plugins import Plugins
 from clusterllm_plugins.protocols import Embedder, Labels, Oracle, Vectors, has_methods, optional
 from clusterllm_plugins.questions import Answer, OracleError, Question, Usage
 from clusterllm_plugins.quoting import first_questions, quote_auto, quote_paper
-from clusterllm_plugins.recording import Known, answer_lines
+from clusterllm_plugins.recording import Known, answer_lines, recorded
 from clusterllm_plugins.settings import check_settings, cluster_range, seed_of
 from clusterllm_plugins.space import Space
 from clusterllm_plugins.store import AnswerStore
@@ -147,10 +147,10 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
                 except OracleError as error:
                     if session is not None:  # what was paid for goes to the caller, at least
                         error.asked, error.usage = session.transcript, session.usage
-                        error.tally = session.tally.to_dict()
+                        error.tally = session.counts
                     raise
         self._take(fitted, corpus, spec, session)
-        self._answer_lines = list(answer_lines(zip(self.questions_, self.answers_, strict=True), list(texts)))
+        self._answer_lines = list(answer_lines(recorded(session), list(texts), corpus.texts))
         self._background = Background.of_fit(corpus, known)
         return self
 
@@ -260,20 +260,20 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         return vectors, kept
 
     def quote(self, texts: Sequence[str], *, embeddings: Any = None) -> dict[str, Any]:
-        """Return what :meth:`fit` would ask and take at most; asks nothing.
+        """Return what :meth:`fit` would ask, what that is expected to take and what it takes at most; asks nothing.
 
         For ``method="paper"`` the texts are embedded, and the numbers of questions are those of a fit; ``"auto"``
-        decides as it goes: bounds that are never passed, and ``input_tokens_estimated``.
+        decides as it goes: its numbers are bounds. Retries are not counted.
 
         Returns:
-            ``questions`` (perspective and granularity), ``input_tokens_at_most``, ``output_tokens_at_most``,
-            ``cost_at_most`` (US dollars, ``None`` where prices are unknown), and ``exact``: whether the
-            numbers of questions are exact.
+            ``questions`` (``perspective``, ``granularity`` and ``names``); ``input_tokens``, ``output_tokens`` and
+            ``cost`` (US dollars) as they are expected, and each with ``_at_most``, a bound that is never passed;
+            ``exact``: whether the numbers of questions are exact. What the oracle cannot say is ``None``.
         """
         plugins, corpus, settings = self._prepared(texts)
         oracle = plugins.oracle(self.oracle) if self.oracle is not None else None
         if self.method == "auto" and oracle is not None:
-            return quote_auto(corpus, oracle, plugins, settings, self.max_tokens)
+            return quote_auto(corpus, oracle, plugins, settings, self.max_tokens, self.max_cost)
         _, _, vectors = self._embedded(plugins, corpus, embeddings)
         return quote_paper(corpus, vectors, oracle, plugins, settings)
 
@@ -468,7 +468,8 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
             "embedder": fitted.space.embedder.fingerprint if fitted.space.embedder else "precomputed",
             "oracle": session.oracle.fingerprint if session else None,
             "oracle_note": optional(session.oracle, "note") if session else None,
-            "questions": session.tally.to_dict() if session else None,
+            "questions": session.counts if session else None,
+            "names": session.naming.to_dict() if session else None,
             **fitted.report,
             "warnings": [*corpus.notes, *fitted.notes],
         }

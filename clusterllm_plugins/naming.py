@@ -105,7 +105,11 @@ def name_clusters(texts: Sequence[str], labels: Labels, n_clusters: int) -> list
 
 
 def described_names(
-    session: Session, groups_texts: Sequence[Sequence[str]], fallback: list[str], cap: QuestionCap
+    session: Session,
+    groups_texts: Sequence[Sequence[str]],
+    fallback: list[str],
+    cap: QuestionCap,
+    instruction: str | None = None,
 ) -> list[str]:
     """Return a name per cluster: what the oracle calls it, else its keyword name; all distinct.
 
@@ -114,6 +118,7 @@ def described_names(
         groups_texts: Some texts of each cluster, shape (n_clusters, any); all of them are shown to the oracle.
         fallback: The keyword name of each cluster, shape (n_clusters,), as :func:`name_clusters` makes them.
         cap: The most names that are asked for.
+        instruction: The perspective in words.
 
     Raises:
         OracleError: If the oracle says that it cannot be asked at all.
@@ -121,7 +126,8 @@ def described_names(
     """
     names: list[str] = []
     taken: set[str] = set()  # names that differ in upper and lower case only are the same to a reader
-    for described, keyword_name in zip(session.describe(groups_texts, cap), fallback, strict=True):
+    given = session.describe(groups_texts, cap, instruction=instruction)
+    for described, keyword_name in zip(given, fallback, strict=True):
         name = described or keyword_name
         if name.casefold() in taken and name != keyword_name:
             name = f"{name} ({keyword_name})"

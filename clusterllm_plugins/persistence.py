@@ -15,7 +15,7 @@ from clusterllm_plugins.explaining import Background
 from clusterllm_plugins.plugins import Plugins
 from clusterllm_plugins.protocols import has_methods
 from clusterllm_plugins.questions import Answer, Question, Usage
-from clusterllm_plugins.recording import read_lines
+from clusterllm_plugins.recording import is_answer, read_lines
 from clusterllm_plugins.space import Space
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def load_model(cls: type[ClusterLLM], folder: Path, embedder: Any) -> ClusterLLM
     model.report_ = content["report"]
     model.usage_ = Usage(**content["usage"])
     model._answer_lines = read_lines(folder / ANSWERS)
-    records = [json.loads(line) for line in model._answer_lines]
+    records = [record for line in model._answer_lines if is_answer(record := json.loads(line))]
     model.questions_ = [Question.from_dict(record) for record in records]
     model.answers_ = [Answer.from_dict(record) for record in records]
     model._background = Background.of_artifact(model.labels_, arrays.get("first"), content.get("known", []))

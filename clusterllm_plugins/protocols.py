@@ -34,11 +34,15 @@ class Oracle(Protocol):
     * ``patience`` (600): where every call fails, how many seconds the session pauses in all before the run ends;
     * ``worst_case(question) -> Usage``: the most that one attempt can take; without it a cap on tokens or
       money is an error;
-    * ``describe(texts) -> Completion``: a name for a group of texts;
+    * ``expected(question) -> Usage``: what one attempt takes, as far as can be told before; without it a quote has
+      bounds only;
+    * ``worst_case_of(prompt)`` and ``expected_of(prompt)``: the same of a prompt whose reply is free, as a name is;
+    * ``describe(texts) -> Completion``: a name for a group of texts; where it has a parameter ``instruction``, it is
+      given the perspective by that name, if there is one. An ``Answer`` has the name as it is to stand;
     * ``async answer_async(questions) -> Sequence[Answer]``, ``async describe_async(texts) -> Completion``, beside
       ``answer`` and ``describe``: called in their place where there is an event loop to be asked on; and
       ``async close_async()``, awaited there at the end;
-    * ``describe_all(groups) -> Iterable[Completion]``, beside it: names for at most ``batch_size`` groups at once;
+    * ``describe_all(groups)``, beside it, likewise: an iterable of names for at most ``batch_size`` groups at once;
     * ``raise_on_failure`` (False): whether a question that fails for all its retries ends the run, instead of
       abstaining;
     * ``note``: what a reader of the results must know about the answers, for the report.

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, cast
 
 NONE = "none"
+NOT_ASKED = "not asked"  # how the error of an answer begins that a cap forbade
 
 Indices = tuple[int | tuple[int, ...], ...]
 Texts = tuple[str | tuple[str, ...], ...]
@@ -212,27 +213,37 @@ class Answer:
         confidence: The oracle's own, in [0, 1], or ``None``.
         usage: What this answer took.
         error: ``None``, or why the oracle abstained.
+        failed: Whether this is no answer, since all attempts to get one failed: it is not kept, and the next run asks
+            again.
     """
 
     choice: str | None
     confidence: float | None = None
     usage: Usage = field(default_factory=Usage)
     error: str | None = None
+    failed: bool = False
+
+    @property
+    def refused(self) -> bool:
+        """Whether a cap forbade to ask."""
+        return self.choice is None and (self.error or "").startswith(NOT_ASKED)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able dict with every field."""
-        return {
+        """Return a JSON-able dict with every field; ``failed`` only where it is true."""
+        record: dict[str, Any] = {
             "choice": self.choice,
             "confidence": self.confidence,
             "usage": {f.name: getattr(self.usage, f.name) for f in fields(self.usage)},
             "error": self.error,
         }
+        return record | {"failed": True} if self.failed else record
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> Answer:
         """Make an answer from what :meth:`to_dict` returned."""
         usage = Usage(**record.get("usage", {}))
-        return cls(record["choice"], record.get("confidence"), usage, record.get("error"))
+        failed = bool(record.get("failed", False))
+        return cls(record["choice"], record.get("confidence"), usage, record.get("error"), failed)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from clusterllm_plugins.artifact import ANSWERS, MANIFEST
 from clusterllm_plugins.errors import ArtifactError, DataError
 from clusterllm_plugins.files import TextFile, read_texts, write_lines
 from clusterllm_plugins.protocols import Labels
-from clusterllm_plugins.recording import Known, answer_lines, load_answers, read_lines
+from clusterllm_plugins.recording import Known, answer_lines, load_answers, stream_lines
 from clusterllm_plugins.store import AnswerStore
 
 if TYPE_CHECKING:
@@ -156,17 +156,25 @@ def cluster_lines(
 
 
 def recorded_lines(folder: Path) -> Iterator[str]:
-    """Yield what was asked and answered in ``folder``: of the finished run, else what its store has so far.
+    """Return lines of what was asked and answered: of the finished run in ``folder``, else what its store has so far.
+
+    Args:
+        folder: The output of a run, or the file of a store; of a file, what all oracles answered.
 
     Raises:
         ArtifactError: If there is neither.
     """
     if (folder / MANIFEST).is_file() and (folder / ANSWERS).is_file():
-        return iter(read_lines(folder / ANSWERS))
-    if (folder / STORE).is_file():
-        with AnswerStore(folder / STORE) as store:
-            return answer_lines([(question, answer) for _, question, answer in store])
+        return stream_lines(folder / ANSWERS)
+    if (path := folder if folder.is_file() else folder / STORE).is_file():
+        return _stored_lines(path)
     raise ArtifactError(f"{folder}: no run of `clusterllm cluster` (neither {MANIFEST} nor {STORE})")
+
+
+def _stored_lines(path: Path) -> Iterator[str]:
+    with AnswerStore(path) as store:
+        yield from answer_lines((question, answer) for _, question, answer in store)
+        yield from answer_lines((group, answer) for _, group, answer in store.names())
 
 
 def explain_line(folder: Path, line: str) -> dict[str, Any]:
@@ -226,8 +234,10 @@ def _for_people(summary: dict[str, Any], folder: Path) -> str:
         lines.append(f"... and {len(largest) - MOST_CLUSTERS_PRINTED} more")
     questions = summary["report"]["questions"]
     if questions:
-        counts = ", ".join(f"{count} {name}" for name, count in questions.items() if count)
-        lines.append(f"questions: {counts or 'none'}; tokens: {_tokens(summary)}")
+        counts = ", ".join(f"{count} {name}" for name, count in questions.items() if count and name != "names")
+        names = ", ".join(f"{count} {name}" for name, count in summary["report"]["names"].items() if count)
+        naming = f"; names: {names}" if names else ""
+        lines.append(f"questions: {counts or 'none'}{naming}; tokens: {_tokens(summary)}")
     lines.append(f"embedder: {summary['report']['embedder']}; refinement: {summary['report']['refinement']}")
     if summary["report"]["oracle_note"]:
         lines.append(f"note: {summary['report']['oracle_note']}")

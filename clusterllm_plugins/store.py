@@ -19,6 +19,8 @@ from clusterllm_plugins.questions import Answer, Question
 
 SCHEMA_VERSION = 1  # a file without the table of descriptions is of it too, and gets one
 
+_ROWS_AT_ONCE = 1000
+
 _TABLES = ("answers", "descriptions")
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS {table} (
@@ -97,13 +99,35 @@ class AnswerStore:
             raise DataError(f"answer store {self.path}: {error}; free some space and run again") from error
 
     def __iter__(self) -> Iterator[tuple[str, Question, Answer]]:
-        """Yield (fingerprint, question, answer) of every stored answer to a question."""
-        with self._lock:
-            rows = self._connection.execute(
-                "SELECT fingerprint, question, answer FROM answers ORDER BY fingerprint, key"
-            ).fetchall()
-        for fingerprint, question, answer in rows:
+        """Yield (fingerprint, question, answer) of every stored answer to a question, without holding all of them."""
+        for fingerprint, question, answer in self._rows("answers"):
             yield fingerprint, Question.from_dict(json.loads(question)), Answer.from_dict(json.loads(answer))
+
+    def names(self) -> Iterator[tuple[str, Description, Answer]]:
+        """Yield (fingerprint, description, answer) of every stored name likewise."""
+        for fingerprint, description, answer in self._rows("descriptions"):
+            record = json.loads(description)
+            asked = Description(tuple(record["texts"]), record.get("instruction"))
+            yield fingerprint, asked, Answer.from_dict(json.loads(answer))
+
+    def _rows(self, table: str) -> Iterator[tuple[str, str, str]]:
+        """Yield (fingerprint, question, answer) in the order of the keys; others may write meanwhile."""
+        after = ("", "")
+        while True:
+            try:
+                with self._lock:
+                    rows = self._connection.execute(
+                        f"SELECT fingerprint, key, question, answer FROM {table} WHERE (fingerprint, key) > (?, ?) "
+                        "ORDER BY fingerprint, key LIMIT ?",
+                        (*after, _ROWS_AT_ONCE),
+                    ).fetchall()
+            except sqlite3.Error as error:
+                raise DataError(f"answer store {self.path}: {error}; give another path as the store") from error
+            for fingerprint, key, question, answer in rows:
+                after = (fingerprint, key)
+                yield fingerprint, question, answer
+            if len(rows) < _ROWS_AT_ONCE:
+                return
 
     def close(self) -> None:
         """Close the file; what is being written is written first."""

@@ -201,7 +201,7 @@ def test_a_retryable_failure_is_retried(open_session):
 
 def test_a_failure_that_is_not_retryable_is_not_retried(open_session):
     oracle = Scripted(lambda question: OracleError("too long"))
-    assert ask(open_session(oracle), QUESTIONS[:1]) == [Answer(None, error="too long")]
+    assert ask(open_session(oracle), QUESTIONS[:1]) == [Answer(None, error="too long", failed=True)]
     assert len(oracle.asked) == 1
 
 
@@ -213,7 +213,7 @@ def test_a_failed_question_does_not_stop_the_others(open_session):
 def test_after_all_retries_the_question_abstains_with_the_last_error(open_session):
     busy = [OracleError(f"busy {number}", retryable=True) for number in range(3)]
     answers = ask(open_session(Scripted(in_turn(*busy), max_retries=2)), QUESTIONS[:1])
-    assert answers == [Answer(None, error="busy 2")]
+    assert answers == [Answer(None, error="busy 2", failed=True)]
 
 
 @pytest.mark.parametrize(("attributes", "attempts"), [({}, 6), ({"max_retries": 2}, 3), ({"max_retries": 0}, 1)])
@@ -298,7 +298,7 @@ def test_fewer_answers_than_questions_are_a_failure_of_the_rest(open_session, st
     answers = ask(open_session(Terse(batch_size=2)), QUESTIONS[:2])
     assert answers == [
         Answer("yes"),
-        Answer(None, error="the oracle gave fewer answers than the 2 questions"),
+        Answer(None, error="the oracle gave fewer answers than the 2 questions", failed=True),
     ]
     assert stored(store) == {0: "yes"}
 

@@ -419,3 +419,43 @@ def test_names_keep_to_the_rate_limit_of_the_oracle(open_session):
     session = open_session(Namer(requests_per_minute=60), clock=lambda: 0.0, sleep=waits.append)
     describe(session)
     assert waits == [1.0, 2.0]
+
+
+# The perspective.
+
+
+class Perspective(Namer):
+    def describe(self, texts, instruction=None):
+        return Completion(f"{texts[0]} {instruction}", SPENT)
+
+
+def test_the_perspective_reaches_an_oracle_that_takes_it(open_session):
+    named = open_session(Perspective()).describe([TEA], QuestionCap(1), instruction="by taste")
+    assert named == ["green tea by taste"]
+
+
+def test_an_oracle_that_takes_texts_only_names_without_the_perspective(open_session, store):
+    assert open_session(Namer()).describe([TEA], QuestionCap(1), instruction="by taste") == ["GREEN TEA"]
+    assert [described.instruction for _, described, _ in store.names()] == [None]
+
+
+def test_another_perspective_is_asked_anew_and_none_finds_what_was_stored(open_session, store):
+    store.put("scripted", Description(TEA), Answer("Old name"), with_indices=False)
+    assert open_session(Perspective()).describe([TEA], QuestionCap(1)) == ["Old name"]
+    assert open_session(Perspective()).describe([TEA], QuestionCap(1), instruction="x") == ["green tea x"]
+
+
+def test_the_key_of_a_name_without_a_perspective_is_as_it_ever_was():
+    assert Description(("tea",)).canonical() == '{"kind":"description","texts":["tea"]}'
+
+
+def test_the_prompt_says_the_perspective():
+    first = "Give a group of texts a short name that says what they have in common"
+    assert render_description(TEA, "by taste").startswith(f"{first} by taste.\n")
+    assert render_description(TEA).startswith(f"{first}.\n")
+
+
+def test_names_are_counted_beside_the_questions(open_session):
+    session = open_session(Namer())
+    describe(session)
+    assert session.counts["names"] == 3

@@ -20,7 +20,7 @@ from clusterllm_plugins import (
 )
 from clusterllm_plugins.metrics import accuracy, ari
 from clusterllm_plugins.questions import pair_question, triplet_question
-from clusterllm_plugins.quoting import _worst_case
+from clusterllm_plugins.quoting import _total
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
@@ -311,7 +311,11 @@ def test_quote_of_paper_is_the_number_of_questions_asked(messages, message_label
     assert oracle.asked == []
     model.fit(messages)
     kinds = [question.kind for question in oracle.asked]
-    assert quoted["questions"] == {"perspective": kinds.count("choice"), "granularity": kinds.count("pair")}
+    assert quoted["questions"] == {
+        "perspective": kinds.count("choice"),
+        "granularity": kinds.count("pair"),
+        "names": 0,
+    }
 
 
 def test_quote_bounds_tokens_and_money(messages):
@@ -335,7 +339,7 @@ def test_a_plugin_that_cannot_price_leaves_the_cost_of_a_quote_unknown(caplog):
     plugins = Plugins(discover=False)
     plugins.register(Confused(), "confused")
     questions = [triplet_question(["a", "b", "c"], 0, 1, 2)] * 3
-    assert _worst_case(questions, Bounded([]), plugins) == Usage(30, 3, 3)
+    assert _total([(1, question) for question in questions], "worst_case", Bounded([]), plugins) == Usage(30, 3, 3)
     assert caplog.messages == ["price_usage failed with LookupError: no such model; the cost is unknown"]
 
 

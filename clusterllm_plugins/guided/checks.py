@@ -35,7 +35,7 @@ MOST_DUELS = 48
 _BATCH = 16
 _MOST_CHECKS = 96
 _CHECK_SHARE = 8  # at most every eighth question is a core check, but for the first two or three batches
-_CANDIDATES = 8
+CHECK_CANDIDATES = 8
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def _core_questions(points: Vectors, cores: Sequence[np.ndarray], exemplars: int
             near = np.argsort(-closeness(means, means[number]), kind="stable").tolist()
             others = [other for other in near if other != number and len(cores[other])]
             # Near and far ones: the nearest are often of the text's own category, which k-means has cut.
-            spread = np.linspace(0, len(others) - 1, min(len(others), _CANDIDATES - 1)).round().astype(int)
+            spread = np.linspace(0, len(others) - 1, min(len(others), CHECK_CANDIDATES - 1)).round().astype(int)
             others = [others[place] for place in spread.tolist()]
             groups = [
                 [row for row in cores[one].tolist()[: exemplars + 1] if row != anchor] for one in (number, *others)

@@ -60,8 +60,8 @@ _CUTS_PER_SLOT = 2  # pieces cut for each place that merging left free
 _CUTS = 0.4  # of the clusters, cut by doubt
 _NAMES_SHARE = 0.25  # of the questions at most go to names
 _MOST_NAMED = 100  # where the number is open
-_NAMED_BY = 8  # texts of a cluster are shown for its name
-_DUEL_SHARE = 16  # at most every sixteenth question compares the clusterings
+NAMED_BY = 8  # texts of a cluster are shown for its name
+DUEL_SHARE = 16  # at most every sixteenth question compares the clusterings
 _MOST_CHECKED = 20  # clusters of which typical texts are asked about, where the number is open
 _ROUNDS_OF_KNOWN = 6  # of learning, where nobody is asked
 _ROUNDS = (2, 6)  # of text questions before and after
@@ -166,11 +166,7 @@ class _Fit:
 
     def _for_names(self, session: Session | None) -> int:
         """Return how many questions are kept back for names: one a cluster, where that is a small share of all."""
-        if session is None or not has_methods(session.oracle, "describe"):
-            return 0
-        settings = self._settings
-        wanted = settings.high if settings.low == settings.high else min(settings.high, _MOST_NAMED)
-        return wanted if wanted <= settings.max_questions * _NAMES_SHARE else 0
+        return names_wanted(self._settings) if session and has_methods(session.oracle, "describe") else 0
 
     def names(self, kept_labels: Labels, centres: Vectors) -> list[str] | None:
         """Return the oracle's name of each cluster, or None where it writes none."""
@@ -180,10 +176,11 @@ class _Fit:
         fallback = name_clusters(texts, kept_labels, len(centres))
         rows = kept_labels[_first_places(self._corpus)]
         groups = [
-            [self._corpus.texts[position] for position in self._corpus.distinct[core[:_NAMED_BY]]]
+            [self._corpus.texts[position] for position in self._corpus.distinct[core[:NAMED_BY]]]
             for core in core_rows(self._points, rows, len(centres))
         ]
-        return described_names(self._session, groups, fallback, QuestionCap(self._names_reserved))
+        cap = QuestionCap(self._names_reserved)
+        return described_names(self._session, groups, fallback, cap, self._settings.instruction)
 
     def _asker(self, session: Session | None, limit: int) -> Asker:
         cap = QuestionCap(limit if session is not None else 0, in_rounds=True)
@@ -309,7 +306,7 @@ class _Fit:
             cut.ask(self._ask, int(_CUT_SHARE * self._ask.left), worth)
             self._merge_to(cut, n_clusters)
             texts.restart(cut.labels, cut.answered[known:])
-        kept_back = min(MOST_DUELS, self._ask.cap.limit // _DUEL_SHARE)
+        kept_back = min(MOST_DUELS, self._ask.cap.limit // DUEL_SHARE)
         texts.ask(self._ask, self._ask.left - kept_back, _ROUNDS[1])
         self._stages["texts"] = self._ask.count - before
         before = self._ask.count
@@ -377,6 +374,12 @@ class _Fit:
         if self._checks is None:
             return True, "the answers were given; nobody could be asked to check them"
         return True, "the oracle passed its checks, and its answers do not favour the plain clustering"
+
+
+def names_wanted(settings: FitSettings) -> int:
+    """Return how many questions are kept back for an oracle's names."""
+    wanted = settings.high if settings.low == settings.high else min(settings.high, _MOST_NAMED)
+    return wanted if wanted <= settings.max_questions * _NAMES_SHARE else 0
 
 
 def distinct_groups(answered: list[Asked]) -> list[tuple[int, ...]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from clusterllm_plugins.asking import Session
-from clusterllm_plugins.budget import NOT_ASKED, QuestionCap
+from clusterllm_plugins.budget import QuestionCap
 from clusterllm_plugins.corpus import Corpus
 from clusterllm_plugins.guided.evidence import (
     NO_GROUP,
@@ -124,7 +124,7 @@ class Asker:
         ]
 
     def _taken(self, anchor: int, groups: Sequence[Sequence[int]], order: np.ndarray, answer: Answer) -> Asked | None:
-        if (answer.error or "").startswith(NOT_ASKED):
+        if answer.refused:
             self._exhausted = True
             return None
         self.count += 1

@@ -107,9 +107,9 @@ class BatchOracle(ChatOracle):
         for question, request, result in zip(questions, requests, self._results(requests), strict=True):
             yield answer_of(self._completion(request, result), question.choices)
 
-    def describe_all(self, groups: Sequence[Sequence[str]]) -> Iterator[Completion]:
+    def describe_all(self, groups: Sequence[Sequence[str]], instruction: str | None = None) -> Iterator[Completion]:
         """Name groups of texts, shape (n_groups, any); how and with which errors as in :meth:`answer`."""
-        requests = [self._request(render_description(texts)) for texts in groups]
+        requests = [self._request(render_description(texts, instruction)) for texts in groups]
         for request, result in zip(requests, self._results(requests), strict=True):
             yield self._completion(request, result)
 

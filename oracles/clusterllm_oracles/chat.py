@@ -13,7 +13,7 @@ from clusterllm_oracles.prices import Prices
 from clusterllm_oracles.replies import completion_of
 from clusterllm_plugins.errors import ClusterLLMError
 from clusterllm_plugins.plugins import refuse_keys
-from clusterllm_plugins.prompts import PROMPT_VERSION, PromptedOracle, render
+from clusterllm_plugins.prompts import NAME_TOKENS, PROMPT_VERSION, PromptedOracle, render
 from clusterllm_plugins.questions import Completion, Question, Usage
 
 CONSTRAINTS = ("none", "schema", "choice", "grammar")
@@ -129,6 +129,10 @@ class ChatOracle(PromptedOracle):
     def worst_case_of(self, prompt: str) -> Usage:
         """Return the same of a prompt whose reply is free."""
         return self._worst_case(prompt, ())
+
+    def expected_of(self, prompt: str, output_tokens: int = NAME_TOKENS) -> Usage:
+        """Return about what one attempt takes, with its price where prices are known."""
+        return super().expected_of(prompt, output_tokens).priced(*self._prices)
 
     def _worst_case(self, prompt: str, choices: Sequence[str]) -> Usage:
         usage = super().worst_case_of(prompt)

@@ -19,6 +19,7 @@ from typing import Any
 
 from clusterllm_oracles.voting import log_odds, read_ballots, reliabilities, winner
 from clusterllm_plugins.asking import DEFAULT_MAX_RETRIES
+from clusterllm_plugins.describing import told
 from clusterllm_plugins.errors import ClusterLLMError, MissingExtraError, PluginError
 from clusterllm_plugins.plugins import Plugins, refuse_keys
 from clusterllm_plugins.protocols import Oracle, Vectors, has_methods, optional
@@ -110,6 +111,8 @@ class CouncilOracle:
         self._writer: Any = next((member for member in members if has_methods(member, "describe")), None)
         able = {
             "worst_case": all(has_methods(member, "worst_case") for member in members),
+            "expected": self._mode == "vote" and all(has_methods(member, "expected") for member in members),
+            "expected_of": has_methods(self._writer, "expected_of"),
             "describe": self._writer is not None,
             "worst_case_of": has_methods(self._writer, "worst_case_of"),
         }
@@ -169,9 +172,19 @@ class CouncilOracle:
         """Return the most that asking every member once takes; there only where each of them can say it."""
         return sum((member.worst_case(question) for member in self._having("worst_case")), Usage())
 
-    def describe(self, texts: Sequence[str]) -> Completion:
-        """Ask the first member that can for a name for ``texts``, shape (n_texts,)."""
-        completion: Completion = self._writer.describe(texts)
+    def expected(self, question: Question) -> Usage:
+        """Return about what asking every member once takes; not there in a cascade, which may ask one or all."""
+        return sum((member.expected(question) for member in self._having("expected")), Usage())
+
+    def expected_of(self, prompt: str) -> Usage:
+        """Return about what a name takes, of the member that writes it."""
+        usage: Usage = self._writer.expected_of(prompt)
+        return usage
+
+    def describe(self, texts: Sequence[str], instruction: str | None = None) -> Completion:
+        """Ask the first member that can for a name for ``texts``, shape (n_texts,), by the perspective in words."""
+        perspective = {"instruction": instruction} if told(self._writer, instruction) else {}
+        completion: Completion = self._writer.describe(texts, **perspective)
         return completion
 
     def worst_case_of(self, prompt: str) -> Usage:
@@ -225,7 +238,7 @@ class CouncilOracle:
         elif chosen is None:
             reason = next((answer.error for answer in answers if answer.error), None)
             error = "all members abstained" + (f": {reason}" if reason else "")
-        return CouncilAnswer(chosen, confidence, usage, error, votes)
+        return CouncilAnswer(chosen, confidence, usage, error, votes=votes)
 
     def _verdict(self, question: Question, answers: list[Answer]) -> tuple[str | None, float | None]:
         """Return the choice, ``None`` in a tie or where nobody chose, and its confidence."""

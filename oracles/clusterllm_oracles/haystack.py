@@ -16,7 +16,7 @@ from clusterllm_oracles.loops import waited_for
 from clusterllm_plugins.errors import ClusterLLMError, MissingExtraError
 from clusterllm_plugins.keys import shows_key, without_held_keys, without_keys
 from clusterllm_plugins.plugins import refuse_keys
-from clusterllm_plugins.prompts import PROMPT_VERSION, PromptedOracle
+from clusterllm_plugins.prompts import NAME_TOKENS, PROMPT_VERSION, PromptedOracle
 from clusterllm_plugins.protocols import has_methods
 from clusterllm_plugins.questions import Completion, OracleError, Usage
 
@@ -112,6 +112,10 @@ class HaystackOracle(PromptedOracle):
     def worst_case_of(self, prompt: str) -> Usage:
         """Return the most that one attempt can take, with its price where prices are known."""
         return super().worst_case_of(prompt).priced(*self._prices)
+
+    def expected_of(self, prompt: str, output_tokens: int = NAME_TOKENS) -> Usage:
+        """Return about what one attempt takes, with its price where prices are known."""
+        return super().expected_of(prompt, output_tokens).priced(*self._prices)
 
     def _failure(self, error: Exception, *, fatal: bool = False) -> tuple[OracleError, Exception | None]:
         """Return an error of the generator as ours, and itself as its cause where it holds no key."""

@@ -155,9 +155,9 @@ class OpenAIOracle(ChatOracle):
             for question in questions
         ]
 
-    async def describe_async(self, texts: Sequence[str]) -> Completion:
+    async def describe_async(self, texts: Sequence[str], instruction: str | None = None) -> Completion:
         """Ask for a short name for what ``texts``, shape (n_texts,), have in common, as ``describe`` does."""
-        return await self.complete_async(render_description(texts), ())
+        return await self.complete_async(render_description(texts, instruction), ())
 
     def close(self) -> None:
         """Close the connections of the threads; the next request opens new ones."""

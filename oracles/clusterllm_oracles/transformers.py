@@ -21,7 +21,14 @@ from clusterllm_embedders.precision import check_precision
 from clusterllm_oracles.local_model import LocalModel
 from clusterllm_oracles.scoring import Scorable, probabilities, reply_scores
 from clusterllm_plugins.errors import ClusterLLMError, ClusterLLMWarning, MissingExtraError
-from clusterllm_plugins.prompts import MAX_TEXT_CHARACTERS, PROMPT_VERSION, PromptedOracle, render, render_description
+from clusterllm_plugins.prompts import (
+    MAX_TEXT_CHARACTERS,
+    NAME_TOKENS,
+    PROMPT_VERSION,
+    PromptedOracle,
+    render,
+    render_description,
+)
 from clusterllm_plugins.questions import Answer, Completion, OracleError, Question, Usage
 
 log = logging.getLogger(__name__)
@@ -117,14 +124,17 @@ class TransformersOracle(PromptedOracle):
         """
         return self._completion(self._fitted(lambda characters: prompt, choices), choices)
 
-    def describe(self, texts: Sequence[str]) -> Completion:
-        """Write a short name for what ``texts``, shape (n_texts,), have in common.
+    def describe(self, texts: Sequence[str], instruction: str | None = None) -> Completion:
+        """Write a short name for what ``texts``, shape (n_texts,), have in common, by the perspective in words.
 
         Raises:
             OracleError: If the model fails, or the texts are too many for it.
         """
-        reading = self._fitted(lambda characters: render_description([_cut(text, characters) for text in texts]), ())
-        return self._completion(reading, ())
+
+        def shown(characters: int) -> str:
+            return render_description([_cut(text, characters) for text in texts], instruction)
+
+        return self._completion(self._fitted(shown, ()), ())
 
     def worst_case(self, question: Question) -> Usage:
         """Return the most that an attempt takes; its answer counts as if it were written."""
@@ -140,6 +150,22 @@ class TransformersOracle(PromptedOracle):
         dialogue = self._local.dialogue
         tokens = len(dialogue.plain(prompt).encode()) + dialogue.overhead
         return Usage(min(tokens, self._limit), self.max_output_tokens, 1, 0.0)
+
+    def expected(self, question: Question) -> Usage:
+        """Return what an attempt takes by the tokenizer, without the model; as answer the first choice is counted.
+
+        Raises:
+            OracleError: If the tokenizer cannot be loaded.
+        """
+        reading = self._read_question(question)
+        if reading is None:  # it abstains
+            return Usage(cost=0.0)
+        return Usage(len(reading.prompt), len(reading.replies[0]), 1, 0.0)
+
+    def expected_of(self, prompt: str, output_tokens: int = NAME_TOKENS) -> Usage:
+        """Return what writing a name takes: the prompt by the tokenizer, the name by the usual length."""
+        read = min(len(self._local.dialogue.open(prompt).prompt), self._limit)
+        return Usage(read, min(output_tokens, self.max_output_tokens), 1, 0.0)
 
     @property
     def _limit(self) -> int:

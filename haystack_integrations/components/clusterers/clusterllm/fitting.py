@@ -125,7 +125,7 @@ def no_stats() -> dict[str, Any]:
 
 
 def _stats(n_clusters: int, report: Mapping[str, Any], usage: Usage) -> dict[str, Any]:
-    questions = report.get("questions") or Tally().to_dict()
+    questions = report.get("questions") or {**Tally().to_dict(), "names": 0}
     return {
         "n_clusters": n_clusters,
         "method": report.get("method"),

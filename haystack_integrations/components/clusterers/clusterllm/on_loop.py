@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from clusterllm_oracles.loops import waited_for
@@ -43,18 +44,19 @@ class OnLoop:
         answers: Iterable[Answer] = waited_for(self._oracle.answer_async(questions), self._loop, self._where)
         return answers
 
-    def describe(self, texts: Sequence[str]) -> Completion:
+    def describe(self, texts: Sequence[str], instruction: str | None = None) -> Completion:
         """Return what the oracle calls ``texts``, shape (n_texts,)."""
         completion: Completion
         if has_methods(self._oracle, "describe_async"):
-            completion = waited_for(self._oracle.describe_async(texts), self._loop, self._where)
+            reply = _named(self._oracle.describe_async, texts, instruction)
+            completion = waited_for(reply, self._loop, self._where)
         else:
-            completion = self._oracle.describe(texts)
+            completion = _named(self._oracle.describe, texts, instruction)
         return completion
 
-    def describe_all(self, groups: Sequence[Sequence[str]]) -> Iterable[Completion]:
+    def describe_all(self, groups: Sequence[Sequence[str]], instruction: str | None = None) -> Iterable[Completion]:
         """Return what the oracle calls each group of texts, on the thread that asks."""
-        completions: Iterable[Completion] = self._oracle.describe_all(groups)
+        completions: Iterable[Completion] = _named(self._oracle.describe_all, groups, instruction)
         return completions
 
     def check(self) -> None:
@@ -79,3 +81,9 @@ class OnLoop:
         """Close what the oracle has opened on the loop."""
         if has_methods(self._oracle, "close_async"):
             await self._oracle.close_async()
+
+
+def _named(method: Callable[..., Any], what: Any, instruction: str | None) -> Any:
+    """Call a naming method, with the perspective where it takes one."""
+    takes = "instruction" in inspect.signature(method).parameters
+    return method(what, instruction=instruction) if takes else method(what)
