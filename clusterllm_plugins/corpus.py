@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from clusterllm_plugins.errors import ClusterLLMWarning, DataError
 from clusterllm_plugins.files import is_unicode
+from clusterllm_plugins.prompts import MAX_TEXT_CHARACTERS
 from clusterllm_plugins.redaction import Redaction
 
 Positions = NDArray[np.int64]
@@ -62,8 +63,16 @@ def check_texts(texts: Sequence[str]) -> list[str]:
     return listed
 
 
-def make_corpus(texts: Sequence[str], redaction: Redaction, *, warn: bool = True) -> Corpus:
+def make_corpus(
+    texts: Sequence[str], redaction: Redaction, *, warn: bool = True, is_asked_about: bool = False
+) -> Corpus:
     """Redact ``texts``, warn of empty ones and of duplicates.
+
+    Args:
+        texts: Shape (n_texts,).
+        redaction: What is taken out of them.
+        warn: Whether to warn; the notes are made all the same.
+        is_asked_about: Whether an oracle will be asked: texts of which a question shows the beginning only are told.
 
     Raises:
         DataError: If fewer than two texts are not empty.
@@ -86,6 +95,10 @@ def make_corpus(texts: Sequence[str], redaction: Redaction, *, warn: bool = True
         notes.append(f"{_count(len(clean) - len(kept), 'empty text')} got the label -1")
     if len(distinct) < len(kept):
         notes.append(f"{_count(len(kept) - len(distinct), 'text')} repeated an earlier one")
+    long = sum(len(text) > MAX_TEXT_CHARACTERS for text in clean)
+    if long and is_asked_about:
+        shown = f"only the first {MAX_TEXT_CHARACTERS} are shown to a language model"
+        notes.append(f"{_count(long, 'text')} of more than {MAX_TEXT_CHARACTERS} characters: {shown}")
     for note in notes if warn else ():
         warnings.warn(note, ClusterLLMWarning, stacklevel=3)
     return Corpus(clean, kept, np.array(distinct, dtype=np.int64), place, redaction, notes)

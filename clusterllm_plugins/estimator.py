@@ -364,7 +364,8 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         plugins = Plugins()
         for number, plugin in enumerate(getattr(self, "_added", [])):
             plugins.register(plugin, f"added:{number}")
-        corpus = make_corpus(texts, resolve_redaction(plugins, self.redact), warn=warn)
+        redaction = resolve_redaction(plugins, self.redact)
+        corpus = make_corpus(texts, redaction, warn=warn, is_asked_about=self.oracle is not None)
         low, high = cluster_range(self.n_clusters, len(corpus.distinct))
         settings = FitSettings(
             low=low,

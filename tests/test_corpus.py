@@ -1,10 +1,12 @@
 import warnings
+from typing import ClassVar
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clusterllm_plugins import ClusterLLM, Completion, PromptedOracle
 from clusterllm_plugins.corpus import check_texts, make_corpus
 from clusterllm_plugins.errors import ClusterLLMWarning, DataError
 from clusterllm_plugins.redaction import Redaction
@@ -116,3 +118,51 @@ def test_what_is_no_text_is_refused_with_its_position(thing, name):
 @pytest.mark.parametrize("kind", [tuple, iter, np.array])
 def test_any_sequence_of_texts_becomes_a_list(kind):
     assert check_texts(kind(["oak", "elm"])) == ["oak", "elm"]
+
+
+def long_texts():
+    return ["x" * 2000, "y" * 2001, "oak", "z" * 50_000]
+
+
+def test_texts_of_which_questions_show_the_beginning_only_are_warned_of():
+    with pytest.warns(ClusterLLMWarning) as caught:
+        corpus = make_corpus(long_texts(), Redaction(), is_asked_about=True)
+    note = "2 texts of more than 2000 characters: only the first 2000 are shown to a language model"
+    assert [str(warning.message) for warning in caught] == corpus.notes == [note]
+
+
+def test_long_texts_are_not_warned_of_where_nobody_is_asked():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert make_corpus(long_texts(), Redaction()).notes == []
+
+
+def test_long_texts_stay_whole_for_the_embedder():
+    assert [len(text) for text in quiet(long_texts()).texts] == [2000, 2001, 3, 50_000]
+
+
+def test_a_fit_warns_once_of_long_texts_and_cuts_them_in_questions_only():
+    class Asked(PromptedOracle):
+        fingerprint = "asked"
+        prompts: ClassVar[list[str]] = []
+
+        def complete(self, prompt, choices):
+            self.prompts.append(prompt)
+            return Completion(choices[0])
+
+    seen = []
+
+    class Embedder:
+        fingerprint = "lengths"
+
+        def embed(self, texts):
+            seen.extend(map(len, texts))
+            return np.array([[len(text) % 7, len(text) % 5, 1] for text in texts], dtype=np.float32)
+
+    texts = ["a" * length for length in (3, 40, 55, 71, 2001, 50_000)]
+    model = ClusterLLM(Embedder(), Asked(), n_clusters=2, method="paper", max_questions=4, progress=False)
+    with pytest.warns(ClusterLLMWarning, match=r"^2 texts of more than 2000 characters: ") as caught:
+        model.fit(texts)
+    assert len([warning for warning in caught if "2000" in str(warning.message)]) == 1
+    assert max(map(len, Asked.prompts)) < 3 * 2000 + 500
+    assert max(seen) == 50_000

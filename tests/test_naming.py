@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -305,3 +307,31 @@ def test_a_long_name_is_cut_between_words():
 
 def test_a_long_name_without_spaces_is_cut():
     assert parse_name("卡" * 61) == "卡" * 60
+
+
+@pytest.mark.parametrize(
+    ("reply", "name"),
+    [
+        ("\u202eLost\u202c cards", "Lost cards"),
+        ("\u2066Lost cards\u2069", "Lost cards"),
+        ("Lo\u200bst ca\ufeffrds\u00ad", "Lost cards"),
+        ("Lost\u2028cards\u2029", "Lost cards"),
+        ("Lost\x85cards\x9b", "Lost cards"),
+        ("Lost cards\ud83d", "Lost cards"),
+        ("\u200b\u2066", None),
+        ("a \udb40", "a"),
+    ],
+)
+def test_what_acts_and_cannot_be_seen_is_not_part_of_a_name(reply, name):
+    assert parse_name(reply) == name
+
+
+def test_a_long_name_is_not_cut_within_a_character():
+    assert parse_name("x" * 59 + "e\u0301" + "y" * 9) == "x" * 59
+
+
+@pytest.mark.parametrize("unit", ["1. ", "name: ", "- ", "sure, ", '"', "i'm", "<think>", "\n"])
+def test_a_name_is_read_out_of_a_million_characters_in_no_time(unit):
+    start = time.process_time()
+    parse_name(unit * (1_000_000 // len(unit)))
+    assert time.process_time() - start < 5

@@ -39,7 +39,7 @@ def number_of_clusters(
 ) -> Granularity:
     """Ask about clusters of ``embeddings`` until their number is settled; the arguments are those of the public one."""
     plugins, seed = Plugins(), seed_of(random_state)
-    corpus = make_corpus(texts, resolve_redaction(plugins, redact))
+    corpus = make_corpus(texts, resolve_redaction(plugins, redact), is_asked_about=True)
     low, high = cluster_range(n_clusters, len(corpus.distinct))
     vectors = check_embeddings(embeddings, len(corpus.texts))
     unit = normalise(vectors[corpus.distinct])

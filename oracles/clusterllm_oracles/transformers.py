@@ -30,6 +30,7 @@ from clusterllm_plugins.prompts import (
     render_description,
 )
 from clusterllm_plugins.questions import Answer, Completion, OracleError, Question, Usage
+from clusterllm_plugins.shortening import shorten
 
 log = logging.getLogger(__name__)
 
@@ -301,4 +302,4 @@ def _cut_question(question: Question, characters: int) -> Question:
 
 
 def _cut(text: str, characters: int) -> str:
-    return text if len(text) <= characters else text[: characters - 1] + "…"
+    return text if len(text) <= characters else shorten(text, characters - 1) + "…"
