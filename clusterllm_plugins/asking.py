@@ -309,6 +309,8 @@ class Session:
         if errors:
             # Threads that were stopped by another's error are not the reason.
             raise next((error for error in errors if not isinstance(error, _StoppedError)), errors[0])
+        if len(done) < len(work):
+            raise _StoppedError("stopped", fatal=True)  # from outside, between two questions
 
     def _so_far(self, tally: Tally) -> str:
         """Return what a progress bar says besides the number."""

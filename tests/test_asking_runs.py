@@ -78,9 +78,9 @@ def stored_prompts(folder):
         return {render(question) for _, question, _ in store}
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)], ids=["quick", "slow"])
-def test_a_whole_run_survives_kills(tmp_path, knowing, capsys, kills):
-    moments = random.Random(3)
+@pytest.mark.slow
+def test_a_whole_run_survives_kills(tmp_path, knowing, capsys):
+    kills, moments = 10, random.Random(3)
     folder, lost = tmp_path / "out", []
     with misbehaving(seed=2, latency=0.05, reply=knowing) as server:
         for number in range(kills):

@@ -149,3 +149,15 @@ def test_what_an_outage_may_have_cost_is_little(open_session):
     ask(session, QUESTIONS)
     # The calls that opened it and those in flight then, and one after each pause up to 100 seconds.
     assert sum(moment < line.up_again for moment in line.calls) <= OPENS_AFTER + 16 + 8
+
+
+def test_a_run_that_is_stopped_between_two_questions_says_so(open_session):
+    halt = threading.Event()
+
+    def reply(question):
+        if question == QUESTIONS[5]:
+            halt.set()
+        return "yes"
+
+    with pytest.raises(OracleError, match=r"^stopped$"):
+        ask(open_session(Scripted(reply), halt=halt), QUESTIONS)
