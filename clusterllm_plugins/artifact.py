@@ -10,13 +10,14 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load_file, save_file
 
 from clusterllm_plugins.errors import ArtifactError
 
@@ -48,11 +49,12 @@ def write_artifact(
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
             staged = Path(temporary)
-            # Not save_file, whose files only their owner can read.
-            packed = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-            (staged / ARRAYS).write_bytes(packed)
+            # Not save, which would hold the file in memory, too.
+            save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, staged / ARRAYS)
             with (staged / ANSWERS).open("w", encoding="utf-8", newline="\n") as file:
                 file.writelines(f"{line}\n" for line in answers)
+            # The library's files only their owner can read.
+            os.chmod(staged / ARRAYS, stat.S_IMODE((staged / ANSWERS).stat().st_mode))
             if embedder is not None:
                 embedder.save(staged / EMBEDDER)
             manifest = {"format": FORMAT, "content": content, "files": _digests(staged)}
@@ -92,7 +94,7 @@ def read_artifact(folder: Path) -> tuple[dict[str, Any], Arrays]:
         )
     for name, expected in files.items():
         try:
-            actual = _digest((folder / name).read_bytes())
+            actual = _file_digest(folder / name)
         except OSError as error:
             raise ArtifactError(f"{folder / name}: cannot be read ({error.strerror})") from error
         if actual != expected:
@@ -103,11 +105,16 @@ def read_artifact(folder: Path) -> tuple[dict[str, Any], Arrays]:
 def _digests(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every file below ``folder`` by its relative name."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): _digest(path.read_bytes()) for path in files}
+    return {path.relative_to(folder).as_posix(): _file_digest(path) for path in files}
 
 
 def _canonical(manifest: dict[str, Any]) -> bytes:
     return json.dumps(manifest, sort_keys=True, ensure_ascii=False).encode()
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(data: bytes) -> str:

@@ -133,13 +133,9 @@ def predict(folder: FolderArgument, file: FileArgument, text_field: TextField = 
     """Assign the texts of FILE to the clusters in DIR, as JSON Lines; asks nobody."""
     with _one_line_errors():
         from clusterllm_plugins.estimator import ClusterLLM
-        from clusterllm_plugins.files import read_texts
-        from clusterllm_plugins.runs import cluster_lines
+        from clusterllm_plugins.runs import predicted_lines
 
-        model = ClusterLLM.load(folder)
-        texts = read_texts(file, text_field).texts
-        labels, scores = model.predict_with_scores(texts)
-        _emit(cluster_lines(texts, labels, scores, model.cluster_labels_), output)
+        _emit(predicted_lines(ClusterLLM.load(folder), file, text_field), output)
 
 
 @app.command(epilog="Example: clusterllm quote messages.jsonl --oracle openai --n-clusters auto")
@@ -160,7 +156,7 @@ def quote(
     config: Config = None,
     assignments: Assignments = None,
 ) -> None:
-    """Say what `cluster` would ask and cost at most, as JSON; nothing is asked."""
+    """Say what `cluster` would ask and cost, expected and at most, as JSON; nothing is asked."""
     with _one_line_errors():
         from clusterllm_plugins.estimator import ClusterLLM
         from clusterllm_plugins.files import read_texts

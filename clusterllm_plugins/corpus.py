@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,17 @@ class Corpus:
     def weights(self) -> NDArray[np.float64]:
         """How often each distinct text occurs, shape (n_distinct,)."""
         return np.bincount(self.place[self.kept], minlength=len(self.distinct)).astype(np.float64)
+
+    def part(self, rows: Positions) -> Corpus:
+        """Return the corpus in which only some distinct texts count, and all others are as empty ones.
+
+        Args:
+            rows: Places in ``distinct``, rising, shape (n_rows,).
+        """
+        new_place = np.full(len(self.distinct) + 1, -1, dtype=np.int64)
+        new_place[rows] = np.arange(len(rows))
+        place = new_place[self.place]  # of an empty text the last one, -1
+        return replace(self, kept=np.flatnonzero(place >= 0), distinct=self.distinct[rows], place=place)
 
 
 def check_texts(texts: Sequence[str]) -> list[str]:

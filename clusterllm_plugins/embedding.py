@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from clusterllm_plugins.errors import DataError
 from clusterllm_plugins.progress import Bar
 from clusterllm_plugins.protocols import Embedder, Vectors, has_methods, optional
+from clusterllm_plugins.vectors import blocks
 
 BLOCK = 1024  # texts a call: often enough for a progress bar, a multiple of usual batch sizes
 
@@ -41,15 +42,22 @@ def embed_texts(embedder: Embedder, texts: Sequence[str], progress: bool = False
         DataError: If the embedder gives something else than finite vectors of one size.
     """
     distinct, places = distinct_longest_first(texts)
-    blocks = []
+    order = np.argsort(places, kind="stable")  # the texts, those of each distinct one side by side
+    ends = np.searchsorted(places[order], np.arange(len(distinct)), side="right")
+    vectors: Vectors | None = None
     with Bar(len(distinct), "embedding", progress, unit="text") as bar:
         for start in range(0, len(distinct), BLOCK):
             block = distinct[start : start + BLOCK]
-            blocks.append(_checked(embedder, embedder.embed(block), len(block)))
+            embedded = _checked(embedder, embedder.embed(block), len(block))
+            if vectors is None:
+                vectors = np.empty((len(texts), embedded.shape[1]), dtype=np.float32)
+            if embedded.shape[1] != vectors.shape[1]:
+                raise DataError(f"embedder {type(embedder).__name__} gave vectors of different sizes")
+            of_block = order[ends[start - 1] if start else 0 : ends[start + len(block) - 1]]
+            vectors[of_block] = embedded[places[of_block] - start]
             bar.advance(len(block))
-    if len({block.shape[1] for block in blocks}) != 1:
-        raise DataError(f"embedder {type(embedder).__name__} gave vectors of different sizes")
-    vectors: Vectors = np.concatenate(blocks)[places]
+    if vectors is None:
+        raise DataError("there are no texts to embed")
     return vectors
 
 
@@ -65,9 +73,10 @@ def check_embeddings(embeddings: object, n_texts: int) -> Vectors:
         raise DataError(f"embeddings must be an array of numbers ({error})") from error
     if vectors.ndim != 2 or len(vectors) != n_texts or not vectors.shape[1]:
         raise DataError(f"embeddings must have shape ({n_texts}, dim) for {n_texts} texts, got {vectors.shape}")
-    if not np.isfinite(vectors).all():
-        row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
-        raise DataError(f"embeddings must be finite, row {row} is not")
+    for part in blocks(n_texts):
+        finite = np.isfinite(vectors[part]).all(axis=1)
+        if not finite.all():
+            raise DataError(f"embeddings must be finite, row {part.start + int(finite.argmin())} is not")
     return vectors
 
 

@@ -34,7 +34,7 @@ from clusterllm_plugins.recording import Known, answer_lines, recorded
 from clusterllm_plugins.settings import check_settings, cluster_range, seed_of
 from clusterllm_plugins.space import Space
 from clusterllm_plugins.store import AnswerStore
-from clusterllm_plugins.vectors import nearest, normalise, scores_of
+from clusterllm_plugins.vectors import assigned, blocks
 
 Spec = str | Mapping[str, Any]
 
@@ -182,11 +182,15 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         self, texts: Sequence[str], *, embeddings: Any = None
     ) -> tuple[Labels, NDArray[np.float64]]:
         """Return what :meth:`predict` does, and each text's ``cluster_scores_``, shape (n_texts,)."""
-        unit, kept = self._unit_vectors(texts, embeddings)
-        labels = np.full(len(unit), -1, dtype=np.int64)
-        centres, offsets = self.cluster_centers_, self.cluster_offsets_
-        labels[kept] = nearest(unit[kept], centres, offsets)
-        return labels, np.where(labels >= 0, scores_of(unit, centres, labels, offsets), 0.0)
+        self._check_fitted()
+        listed = check_texts(texts)
+        given = None if embeddings is None else check_embeddings(embeddings, len(listed))
+        labels, scores = np.full(len(listed), -1, dtype=np.int64), np.zeros(len(listed))
+        for part in blocks(len(listed)):
+            vectors, kept = self._vectors(listed[part], None if given is None else given[part])
+            rows = part.start + kept
+            labels[rows], scores[rows] = assigned(vectors, kept, self.cluster_centers_, self.cluster_offsets_)
+        return labels, scores
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Return vectors of new texts in the refined space, float32, shape (n_texts, dim); zeros for an empty one.
@@ -234,10 +238,6 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         resolve_embedder(plugins, self.embedder)
         if self.store is not None:
             AnswerStore(self.store).close()
-
-    def _unit_vectors(self, texts: Sequence[str], embeddings: Any) -> tuple[Vectors, Positions]:
-        vectors, kept = self._vectors(texts, embeddings)
-        return normalise(vectors), kept
 
     def _vectors(self, texts: Sequence[str], embeddings: Any) -> tuple[Vectors, Positions]:
         """Return the refined vectors of new texts, zeros for an empty one, and the positions of the others."""

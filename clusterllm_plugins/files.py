@@ -7,7 +7,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,9 @@ from clusterllm_plugins.errors import DataError, MissingExtraError
 
 _FIELD = re.compile(r"(?!.*\d{4})[^\W\d][\w .-]{0,39}")  # the name of a column, but no number or address
 LONGEST_FIELD = 2**31 - 1  # characters of a CSV field
+PIECE = 32_768  # texts read at once, where a file is read in pieces
+PIECE_CHARACTERS = 2**26  # likewise, of long texts
+BATCH = 4096  # rows of a Parquet file taken at once
 SUFFIXES = (".jsonl", ".csv", ".txt", ".parquet")
 
 
@@ -40,21 +43,51 @@ def read_texts(path: Path, text_field: str = "text", label_field: str | None = N
         DataError: If the file is missing, empty, not UTF-8, or a line is not what the format says; the message
             has its number.
     """
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise DataError(f"{path}: unknown kind of file, give one of {', '.join(SUFFIXES)}")
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    readers = {".jsonl": read_jsonl, ".csv": _read_csv, ".txt": _read_txt, ".parquet": _read_parquet}
     texts: list[str] = []
     labels: list[str] = []
-    for where, record in readers[suffix](path):
+    for where, record in _read(path, (text_field,) if label_field is None else (text_field, label_field)):
         texts.append(_field(record, text_field, where, must_be_text=True))
         if label_field is not None:
             labels.append(_field(record, label_field, where, must_be_text=False))
     if not texts:
         raise DataError(f"{path}: the file is empty")
     return TextFile(texts, None if label_field is None else labels)
+
+
+def text_pieces(path: Path, text_field: str = "text") -> Iterator[list[str]]:
+    """Yield the texts of a file in their order, a piece at a time, so that files of any size can be read.
+
+    Args:
+        path: As for :func:`read_texts`.
+        text_field: The field or column that holds the text.
+
+    Raises:
+        DataError: As :func:`read_texts`, but only when the line is reached.
+    """
+    texts: list[str] = []
+    characters = n_pieces = 0
+    for where, record in _read(path, (text_field,)):
+        texts.append(_field(record, text_field, where, must_be_text=True))
+        characters += len(texts[-1])
+        if len(texts) >= PIECE or characters >= PIECE_CHARACTERS:
+            yield texts
+            texts, characters, n_pieces = [], 0, n_pieces + 1
+    if texts:
+        yield texts
+    elif not n_pieces:
+        raise DataError(f"{path}: the file is empty")
+
+
+def _read(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the records of a file, each with where it stands; of a Parquet file these columns, where it has them."""
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise DataError(f"{path}: unknown kind of file, give one of {', '.join(SUFFIXES)}")
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    if suffix == ".parquet":
+        return _read_parquet(path, columns)
+    return {".jsonl": read_jsonl, ".csv": _read_csv, ".txt": _read_txt}[suffix](path)
 
 
 def is_unicode(text: str) -> bool:
@@ -140,7 +173,7 @@ def _read_txt(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"{path}, line {number}", {"text": line}
 
 
-def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _read_parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         import pyarrow.parquet
     except ImportError as error:
@@ -150,7 +183,9 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not a Parquet file ({str(error).partition(chr(10))[0]})") from error
     number = 0
-    for batch in table.iter_batches():
+    # Where one is missing all are read: the message names them.
+    has_all = set(columns) <= set(table.schema_arrow.names)
+    for batch in table.iter_batches(BATCH, columns=list(dict.fromkeys(columns)) if has_all else None):
         for record in batch.to_pylist():
             number += 1
             yield f"{path}, row {number}", record

@@ -23,6 +23,7 @@ from clusterllm_plugins.granularity import (
     choose_by_pairs,
     choose_unasked,
     sample_pairs,
+    sampled_rows,
 )
 from clusterllm_plugins.hierarchy import build_hierarchy
 from clusterllm_plugins.naming import name_clusters
@@ -33,7 +34,7 @@ from clusterllm_plugins.recording import Known
 from clusterllm_plugins.refinement import triplets_of
 from clusterllm_plugins.sampling import Triplets, entropy_triplets
 from clusterllm_plugins.space import Space
-from clusterllm_plugins.vectors import kmeans, normalise, scores_of
+from clusterllm_plugins.vectors import blocks, kmeans, normalise, scores_of
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ class Fitted:
 def embed_corpus(corpus: Corpus, space: Space, progress: bool) -> Vectors:
     """Return the vectors of all texts, zeros for an empty one, shape (n_texts, dim)."""
     kept = space.embed([corpus.texts[position] for position in corpus.kept], progress)
+    if len(kept) == len(corpus.texts):
+        return kept
     vectors = np.zeros((len(corpus.texts), kept.shape[1]), dtype=np.float32)
     vectors[corpus.kept] = kept
     return vectors
@@ -134,8 +137,9 @@ def perspective_questions(
     """Return the triplet questions of one iteration (paper, section 3.1)."""
     if settings.max_questions == 0 or len(corpus.distinct) < 3:
         return []
+    of_distinct = vectors if len(corpus.distinct) == len(vectors) else vectors[corpus.distinct]
     triplets = corpus.distinct[
-        entropy_triplets(vectors[corpus.distinct], settings.max_questions, settings.seed + iteration, settings.progress)
+        entropy_triplets(of_distinct, settings.max_questions, settings.seed + iteration, settings.progress)
     ]
     return [
         triplet_question(corpus.texts, int(anchor), int(one), int(other), settings.instruction)
@@ -146,7 +150,7 @@ def perspective_questions(
 def granularity_questions(corpus: Corpus, vectors: Vectors, settings: FitSettings) -> tuple[Any, list[Question]]:
     """Return the merge hierarchy of the distinct texts and the pair questions along it (section 3.2)."""
     hierarchy = build_hierarchy(
-        normalise(vectors[corpus.distinct]),
+        normalise(vectors, corpus.distinct),
         max(200, settings.high + 1),
         settings.seed,
         corpus.weights,
@@ -218,9 +222,8 @@ def _granularity(
 
 def unasked_number(corpus: Corpus, vectors: Vectors, settings: FitSettings) -> Granularity:
     """Return the number of clusters that the vectors alone suggest."""
-    return choose_unasked(
-        normalise(vectors[corpus.distinct]), settings.low, settings.high, settings.seed, settings.progress
-    )
+    sample = corpus.distinct[sampled_rows(len(corpus.distinct), settings.seed)]
+    return choose_unasked(normalise(vectors, sample), settings.low, settings.high, settings.seed, settings.progress)
 
 
 def plain_clusters(
@@ -236,7 +239,7 @@ def plain_clusters(
         Labels, shape (n_kept,), and centroids, shape (n_clusters, dim); fewer where there are fewer distinct vectors.
     """
     with Bar.at_work("clustering", settings.progress):
-        labels, centroids = kmeans(normalise(vectors[corpus.kept]), n_clusters, settings.seed)
+        labels, centroids = kmeans(normalise(vectors, corpus.kept), n_clusters, settings.seed)
     if len(centroids) < n_clusters:
         note = f"the texts have only {len(centroids)} distinct vectors: there are not {n_clusters} clusters"
         notes.append(note)
@@ -268,11 +271,12 @@ def finished(
         notes: What was warned of.
         report: What happened.
     """
-    unit = normalise(vectors[corpus.kept])
     labels = np.full(len(corpus.texts), -1, dtype=np.int64)
     labels[corpus.kept] = kept_labels
     scores = np.zeros(len(corpus.texts))
-    scores[corpus.kept] = scores_of(unit, centres, kept_labels, offsets)
+    for part in blocks(len(corpus.kept)):
+        rows = corpus.kept[part]
+        scores[rows] = scores_of(normalise(vectors[rows]), centres, kept_labels[part], offsets)
     if names is None:
         names = name_clusters([corpus.texts[position] for position in corpus.kept], kept_labels, len(centres))
     return Fitted(labels, scores, centres, offsets, vectors, space, list(names), notes, report)

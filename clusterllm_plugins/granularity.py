@@ -185,6 +185,13 @@ def answered_pairs(questions: Sequence[Question], answers: Sequence[Answer]) -> 
             yield question.anchor_index, right, answer.choice == "yes"
 
 
+def sampled_rows(n_rows: int, seed: int) -> NDArray[np.int64]:
+    """Return the rows that :func:`choose_unasked` looks at, in their order, at most :data:`UNASKED_SAMPLE`."""
+    if n_rows <= UNASKED_SAMPLE:
+        return np.arange(n_rows)
+    return np.sort(np.random.default_rng(seed).choice(n_rows, UNASKED_SAMPLE, replace=False))
+
+
 def choose_unasked(vectors: Vectors, low: int, high: int, seed: int, progress: bool = False) -> Granularity:
     """Choose the number of clusters by silhouette and stability alone, on a sample of the texts.
 
@@ -194,10 +201,7 @@ def choose_unasked(vectors: Vectors, low: int, high: int, seed: int, progress: b
     """
     from sklearn.metrics import adjusted_rand_score, silhouette_score
 
-    rng = np.random.default_rng(seed)
-    sample = vectors
-    if len(vectors) > UNASKED_SAMPLE:
-        sample = vectors[np.sort(rng.choice(len(vectors), UNASKED_SAMPLE, replace=False))]
+    sample = vectors if len(vectors) <= UNASKED_SAMPLE else vectors[sampled_rows(len(vectors), seed)]
     most = min(high, len(sample) - 1)
     spaced = np.geomspace(max(low, 2), max(most, 2), UNASKED_CANDIDATES).round().astype(int)
     curve = []

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from clusterllm_plugins.progress import Bar
 from clusterllm_plugins.protocols import Labels, Vectors
-from clusterllm_plugins.vectors import centroids_of
+from clusterllm_plugins.vectors import centroids_of, kmeans
 
 # Ward's method takes time quadratic in its leaves: above so many texts it runs on centroids.
 DIRECT_LIMIT = 10_000
@@ -234,7 +234,7 @@ def build_hierarchy(
 
     Args:
         vectors: One per text, shape (n_texts, dim).
-        n_coarse: Above ``DIRECT_LIMIT`` texts, how many clusters mini-batch k-means makes first (paper: 200).
+        n_coarse: Above ``DIRECT_LIMIT`` texts, how many clusters k-means makes first (paper: 200).
         seed: Of that k-means.
         weights: How often each text occurs, shape (n_texts,); by default once.
         progress: Whether to show a progress bar.
@@ -242,10 +242,7 @@ def build_hierarchy(
     weights = np.ones(len(vectors)) if weights is None else weights
     if len(vectors) <= DIRECT_LIMIT:
         return hierarchy_of(ward_tree(vectors, weights, progress), np.arange(len(vectors)))
-    from sklearn.cluster import MiniBatchKMeans
-
-    model = MiniBatchKMeans(n_coarse, random_state=seed, n_init=3, batch_size=4096)
-    leaf = np.unique(model.fit_predict(vectors, sample_weight=weights), return_inverse=True)[1].astype(np.int64)
+    leaf, _ = kmeans(vectors, n_coarse, seed, DIRECT_LIMIT)
     sizes = np.bincount(leaf, weights=weights).astype(np.float64)
     return hierarchy_of(ward_tree(centroids_of(vectors, leaf, len(sizes)), sizes, progress), leaf)
 

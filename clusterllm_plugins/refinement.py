@@ -87,7 +87,8 @@ def train_adapter(
     identity = matrix.copy()
     optimiser = _Adam(matrix.shape, training.learning_rate)
     rng = np.random.default_rng(seed)
-    unit = normalise(vectors)
+    rows, places = np.unique(triplets, return_inverse=True)
+    unit, triplets = normalise(vectors, rows), places.reshape(triplets.shape)
     starts = range(0, len(triplets), training.batch_size)
     with Bar(training.epochs * len(starts), "adapting", progress) as bar:
         for _ in range(training.epochs):

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from clusterllm_plugins.answer_log import AnswerLog
 from clusterllm_plugins.artifact import ANSWERS, MANIFEST
 from clusterllm_plugins.errors import ArtifactError, DataError
-from clusterllm_plugins.files import TextFile, read_texts, write_lines
+from clusterllm_plugins.files import TextFile, read_texts, text_pieces, write_lines
 from clusterllm_plugins.protocols import Labels
 from clusterllm_plugins.recording import Known, answer_lines, load_answers, stream_lines
 from clusterllm_plugins.store import AnswerStore
@@ -153,6 +153,23 @@ def cluster_lines(
             "cluster_score": round(score, 6),
         }
         yield json.dumps(record, ensure_ascii=False)
+
+
+def predicted_lines(model: ClusterLLM, file: Path, text_field: str = "text") -> Iterator[str]:
+    """Yield the lines of :func:`cluster_lines` for the texts of a file, which is read in pieces as they are wanted.
+
+    Args:
+        model: A fitted one.
+        file: The texts.
+        text_field: The field of the text.
+
+    Raises:
+        DataError: If the file cannot be read, or when a line is reached that is not what the format says.
+        ClusterLLMError: If the model cannot embed texts.
+    """
+    for texts in text_pieces(file, text_field):
+        labels, scores = model.predict_with_scores(texts)
+        yield from cluster_lines(texts, labels, scores, model.cluster_labels_)
 
 
 def recorded_lines(folder: Path) -> Iterator[str]:

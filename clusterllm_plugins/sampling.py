@@ -7,14 +7,15 @@ knows a label.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clusterllm_plugins.hierarchy import DIRECT_LIMIT, cut, ward_tree
 from clusterllm_plugins.protocols import Labels, Vectors
-from clusterllm_plugins.vectors import centroids_of, nearest_assignment, standardise
+from clusterllm_plugins.vectors import centroids_of, kmeans, nearest_assignment, standardise
 
 Triplets = NDArray[np.int64]
 
@@ -31,7 +32,7 @@ def first_clustering(vectors: Vectors, seed: int, progress: bool = False) -> Lab
 
     Args:
         vectors: Standardised vectors, shape (n, dim).
-        seed: Of the mini-batch k-means that takes Ward's place above ``DIRECT_LIMIT`` texts.
+        seed: Of the k-means that takes Ward's place above ``DIRECT_LIMIT`` texts.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -40,11 +41,7 @@ def first_clustering(vectors: Vectors, seed: int, progress: bool = False) -> Lab
     n_clusters = min(FIRST_CLUSTERS, max(2, len(vectors) // TEXTS_PER_CLUSTER), len(vectors))
     if len(vectors) <= DIRECT_LIMIT:
         return cut(ward_tree(vectors, progress=progress), n_clusters)
-    from sklearn.cluster import MiniBatchKMeans
-
-    labels = MiniBatchKMeans(n_clusters, random_state=seed, n_init=3, batch_size=4096).fit_predict(vectors)
-    # Mini-batch k-means may leave clusters empty.
-    return np.unique(labels, return_inverse=True)[1].astype(np.int64)
+    return kmeans(vectors, n_clusters, seed, DIRECT_LIMIT)[0]
 
 
 def entropy(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -78,22 +75,19 @@ def entropy_triplets(vectors: Vectors, n_triplets: int, seed: int, progress: boo
     order = np.argsort(-entropy(probabilities), kind="stable")
     anchors = rng.permutation(order[: max(1, round(UNSURE_SHARE * len(vectors)))])
 
-    def rounds() -> Iterator[list[tuple[int, int, int]]]:
-        while True:
-            drawn = []
-            for anchor in anchors:
-                one, other = rng.choice(kept[anchor], size=2, replace=False)
-                drawn.append((int(anchor), int(rng.choice(members[one])), int(rng.choice(members[other]))))
-            yield drawn
+    def one_round() -> Iterator[tuple[int, int, int]]:
+        for anchor in anchors:
+            one, other = rng.choice(kept[anchor], size=2, replace=False)
+            yield int(anchor), int(rng.choice(members[one])), int(rng.choice(members[other]))
 
-    return _distinct(rounds(), n_triplets)
+    return _distinct((one_round() for _ in count()), n_triplets)
 
 
 def random_triplets(n_texts: int, n_triplets: int, seed: int) -> Triplets:
     """Sample three different texts at random each time: the paper's ablation (section 5.3)."""
     rng = np.random.default_rng(seed)
 
-    def rounds() -> Iterator[list[tuple[int, int, int]]]:
+    def rounds() -> Iterator[Iterable[tuple[int, int, int]]]:
         while n_texts >= 3:
             drawn = [rng.choice(n_texts, size=3, replace=False) for _ in range(max(1, n_triplets))]
             yield [(int(anchor), int(one), int(other)) for anchor, one, other in drawn]
@@ -101,7 +95,7 @@ def random_triplets(n_texts: int, n_triplets: int, seed: int) -> Triplets:
     return _distinct(rounds(), n_triplets)
 
 
-def _distinct(rounds: Iterator[list[tuple[int, int, int]]], n_triplets: int) -> Triplets:
+def _distinct(rounds: Iterator[Iterable[tuple[int, int, int]]], n_triplets: int) -> Triplets:
     """Take valid, distinct triplets off rounds of draws until there are enough or hardly any new ones."""
     seen: set[tuple[int, int, int]] = set()
     triplets: list[tuple[int, int, int]] = []
@@ -109,8 +103,10 @@ def _distinct(rounds: Iterator[list[tuple[int, int, int]]], n_triplets: int) -> 
     for drawn in rounds:
         before = len(triplets)
         for anchor, one, other in drawn:
+            if len(triplets) >= n_triplets:
+                break  # a round over the anchors of a million texts is long
             key = (anchor, min(one, other), max(one, other))
-            if len(triplets) < n_triplets and len(set(key)) == 3 and key not in seen:
+            if len(set(key)) == 3 and key not in seen:
                 seen.add(key)
                 triplets.append((anchor, one, other))
         stale = stale + 1 if len(triplets) == before else 0

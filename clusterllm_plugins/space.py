@@ -12,6 +12,7 @@ from clusterllm_plugins.errors import DataError
 from clusterllm_plugins.protocols import Embedder, Vectors, is_trainable
 from clusterllm_plugins.refinement import Matrix, train_adapter
 from clusterllm_plugins.sampling import Triplets
+from clusterllm_plugins.vectors import blocks
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,7 @@ class Space:
             raise DataError(
                 f"the embedder gave vectors of size {vectors.shape[1]}, the model was fitted on {len(self.adapter)}"
             )
-        mapped: Vectors = (vectors @ self.adapter).astype(np.float32)
-        return mapped
+        return mapped_by(self.adapter, vectors)
 
     def refined(
         self, texts: Sequence[str], vectors: Vectors, triplets: Triplets, seed: int, progress: bool
@@ -74,7 +74,7 @@ class Space:
             return replace(self, embedder=tuned, tuned=True), None
         learnt = train_adapter(vectors, triplets, seed=seed, progress=progress)
         adapter = learnt if self.adapter is None else (self.adapter @ learnt).astype(np.float32)
-        return replace(self, adapter=adapter), (vectors @ learnt).astype(np.float32)
+        return replace(self, adapter=adapter), mapped_by(learnt, vectors)
 
     @property
     def refinement(self) -> str:
@@ -82,3 +82,11 @@ class Space:
         if self.tuned:
             return "fine-tuned embedder"
         return "none" if self.adapter is None else "linear map on frozen vectors"
+
+
+def mapped_by(matrix: Matrix, vectors: Vectors) -> Vectors:
+    """Return ``vectors @ matrix``, float32, in blocks, as memory-mapped vectors would be read into memory whole."""
+    mapped: Vectors = np.empty((len(vectors), matrix.shape[1]), dtype=np.float32)
+    for part in blocks(len(vectors)):
+        mapped[part] = vectors[part] @ matrix
+    return mapped

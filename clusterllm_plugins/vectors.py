@@ -1,8 +1,12 @@
-"""Small pure functions on vectors that several steps share: scaling, k-means, soft assignment."""
+"""Small pure functions on vectors that several steps share: scaling, k-means, soft assignment.
+
+Where there are many rows they are worked on in blocks: beside what goes in and comes out, memory is that of a block.
+"""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,29 +15,69 @@ from clusterllm_plugins.protocols import Labels, Vectors
 
 Probabilities = NDArray[np.float64]
 
+BLOCK = 32_768  # rows at once, where they are scaled or summed up
+DISTANCE_BLOCK = 8192  # rows at once, where each has a distance to every centroid
+# Above so many rows k-means starts from a sample and goes on in a few passes (see ``kmeans_of_many``).
+SAMPLED_ABOVE = 20_000
 
-def normalise(vectors: Vectors) -> Vectors:
-    """Return the rows scaled to length 1, shape (n, dim); a row of zeros stays as it is."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    scaled: Vectors = (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+
+def blocks(n_rows: int, size: int | None = None) -> Iterator[slice]:
+    """Yield slices that cover ``n_rows`` rows, of :data:`BLOCK` or ``size`` rows each."""
+    size = size or BLOCK
+    for start in range(0, n_rows, size):
+        yield slice(start, min(start + size, n_rows))
+
+
+def normalise(vectors: Vectors, rows: NDArray[np.int64] | None = None) -> Vectors:
+    """Return the rows scaled to length 1, a new array; a row of zeros stays as it is.
+
+    Args:
+        vectors: Shape (n, dim).
+        rows: Which rows, shape (n_rows,); by default all.
+
+    Returns:
+        float32, shape (n_rows, dim).
+    """
+    scaled: Vectors = np.empty((len(vectors) if rows is None else len(rows), vectors.shape[1]), dtype=np.float32)
+    for part in blocks(len(scaled)):
+        some = np.asarray(vectors[part] if rows is None else vectors[rows[part]])
+        lengths = np.linalg.norm(some, axis=1, keepdims=True)
+        scaled[part] = some / np.where(lengths > 0, lengths, 1)
     return scaled
 
 
 def standardise(vectors: Vectors) -> Vectors:
     """Return the columns with mean 0 and variance 1, shape (n, dim); a constant column becomes 0."""
-    wide = vectors.astype(np.float64)  # or a constant far from 0 would seem to vary
-    centred = wide - wide.mean(axis=0)
-    deviations = centred.std(axis=0)
-    scaled: Vectors = (centred / np.where(deviations > 1e-12, deviations, 1)).astype(np.float32)
+    # In float64, or a constant far from 0 would seem to vary.
+    mean = sum(vectors[part].sum(axis=0, dtype=np.float64) for part in blocks(len(vectors))) / len(vectors)
+    squares = np.zeros(vectors.shape[1])
+    for part in blocks(len(vectors)):
+        squares += ((vectors[part] - mean) ** 2).sum(axis=0)
+    deviations = np.sqrt(squares / len(vectors))
+    deviations = np.where(deviations > 1e-12, deviations, 1)
+    scaled: Vectors = np.empty(vectors.shape, dtype=np.float32)
+    for part in blocks(len(vectors)):
+        scaled[part] = (vectors[part] - mean) / deviations
     return scaled
+
+
+def sums_of(vectors: Vectors, labels: Labels, n_clusters: int) -> NDArray[np.float64]:
+    """Return the sum of each cluster's rows, shape (n_clusters, dim)."""
+    from scipy.sparse import csr_matrix
+
+    sums = np.zeros((n_clusters, vectors.shape[1]))
+    for part in blocks(len(vectors)):
+        own = labels[part]
+        # A product with a sparse matrix, as np.add.at goes row by row.
+        members = csr_matrix((np.ones(len(own)), (own, np.arange(len(own)))), shape=(n_clusters, len(own)))
+        sums += members @ np.asarray(vectors[part])
+    return sums
 
 
 def centroids_of(vectors: Vectors, labels: Labels, n_clusters: int) -> Vectors:
     """Return the mean of each cluster, shape (n_clusters, dim)."""
-    sums = np.zeros((n_clusters, vectors.shape[1]), dtype=np.float64)
-    np.add.at(sums, labels, vectors)
     counts = np.bincount(labels, minlength=n_clusters)[:, None]
-    means: Vectors = (sums / np.maximum(counts, 1)).astype(np.float32)
+    means: Vectors = (sums_of(vectors, labels, n_clusters) / np.maximum(counts, 1)).astype(np.float32)
     return means
 
 
@@ -51,25 +95,44 @@ def offset_distances(vectors: Vectors, centroids: Vectors, offsets: NDArray[np.f
     return distances if offsets is None else distances + offsets
 
 
-def kmeans(vectors: Vectors, n_clusters: int, seed: int) -> tuple[Labels, Vectors]:
+def kmeans(vectors: Vectors, n_clusters: int, seed: int, limit: int = SAMPLED_ABOVE) -> tuple[Labels, Vectors]:
     """Cluster rows by k-means, ten starts (paper, section 4.1: the final clustering).
+
+    Args:
+        vectors: Shape (n, dim).
+        n_clusters: How many clusters.
+        seed: Of the starts.
+        limit: Above so many rows the starts are made on a sample (see :mod:`clusterllm_plugins.lloyd`).
 
     Returns:
         Labels, shape (n,), and centroids, shape (n_clusters, dim). Each row has the label of its nearest centroid.
         There are fewer clusters where there are fewer distinct rows.
     """
+    if len(vectors) > limit:
+        from clusterllm_plugins.lloyd import kmeans_of_many
+
+        centroids = kmeans_of_many(vectors, n_clusters, seed, limit)
+    else:
+        centroids = kmeans_of_few(vectors, n_clusters, seed)
+    labels = nearest(vectors, centroids)
+    used = np.unique(labels)
+    if len(used) == len(centroids):
+        return labels, centroids
+    return nearest(vectors, centroids[used]), centroids[used]
+
+
+def kmeans_of_few(vectors: Vectors, n_clusters: int, seed: int, n_starts: int = 10) -> Vectors:
+    """Return the centroids of k-means by scikit-learn, shape (n_clusters, dim); some may be equal."""
     from sklearn.cluster import KMeans
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of fewer distinct rows than clusters; the caller sees it
-        model = KMeans(n_clusters=n_clusters, n_init=10, random_state=seed).fit(vectors)
-    centroids = np.asarray(model.cluster_centers_, dtype=np.float32)
-    used = np.unique(nearest(vectors, centroids))
-    return nearest(vectors, centroids[used]), centroids[used]
+        model = KMeans(n_clusters=n_clusters, n_init=n_starts, random_state=seed).fit(vectors)
+    return np.asarray(model.cluster_centers_, dtype=np.float32)
 
 
 def nearest(
-    vectors: Vectors, centroids: Vectors, offsets: NDArray[np.float32] | None = None, block: int = 8192
+    vectors: Vectors, centroids: Vectors, offsets: NDArray[np.float32] | None = None, block: int = DISTANCE_BLOCK
 ) -> Labels:
     """Return the index of the nearest centroid of each row, shape (n,), without an n x k matrix.
 
@@ -79,11 +142,32 @@ def nearest(
         offsets: Added to the squared distances, shape (n_clusters,); None = nothing.
         block: Rows at once.
     """
-    parts = [
-        offset_distances(vectors[start : start + block], centroids, offsets).argmin(axis=1)
-        for start in range(0, len(vectors), block)
-    ]
-    return np.concatenate(parts).astype(np.int64) if parts else np.empty(0, dtype=np.int64)
+    labels = np.empty(len(vectors), dtype=np.int64)
+    for part in blocks(len(vectors), block):
+        labels[part] = offset_distances(vectors[part], centroids, offsets).argmin(axis=1)
+    return labels
+
+
+def nearest_with_scores(
+    vectors: Vectors, centroids: Vectors, offsets: NDArray[np.float32] | None = None, block: int = DISTANCE_BLOCK
+) -> tuple[Labels, NDArray[np.float64]]:
+    """Return what :func:`nearest` and then :func:`scores_of` give, in one pass over the rows."""
+    labels, scores = np.empty(len(vectors), dtype=np.int64), np.empty(len(vectors))
+    for part in blocks(len(vectors), block):
+        distances = offset_distances(vectors[part], centroids, offsets)
+        labels[part] = distances.argmin(axis=1)
+        scores[part] = _own_shares(distances, labels[part])
+    return labels, scores
+
+
+def assigned(
+    vectors: Vectors, rows: NDArray[np.int64], centroids: Vectors, offsets: NDArray[np.float32] | None = None
+) -> tuple[Labels, NDArray[np.float64]]:
+    """Return what :func:`nearest_with_scores` gives for some rows, scaled to length 1, both of shape (n_rows,)."""
+    labels, scores = np.empty(len(rows), dtype=np.int64), np.empty(len(rows))
+    for part in blocks(len(rows)):
+        labels[part], scores[part] = nearest_with_scores(normalise(vectors, rows[part]), centroids, offsets)
+    return labels, scores
 
 
 def soft_assignment(distances: NDArray[np.float32]) -> Probabilities:
@@ -106,16 +190,23 @@ def kept_clusters(n_clusters: int) -> int:
 
 
 def nearest_assignment(
-    vectors: Vectors, centroids: Vectors, offsets: NDArray[np.float32] | None = None
+    vectors: Vectors,
+    centroids: Vectors,
+    offsets: NDArray[np.float32] | None = None,
+    block: int = DISTANCE_BLOCK,
 ) -> tuple[Labels, Probabilities]:
     """Return each row's nearest clusters and the soft assignment among them alone (paper, equation 1).
 
     Returns:
         Clusters, nearest first, and their probabilities, renormalised; both of shape (n, kept).
     """
-    distances = offset_distances(vectors, centroids, offsets)
-    kept = np.argsort(distances, axis=1, kind="stable")[:, : kept_clusters(len(centroids))]
-    return kept.astype(np.int64), soft_assignment(np.take_along_axis(distances, kept, axis=1))
+    shape = len(vectors), kept_clusters(len(centroids))
+    kept, probabilities = np.empty(shape, dtype=np.int64), np.empty(shape)
+    for part in blocks(len(vectors), block):
+        distances = offset_distances(vectors[part], centroids, offsets)
+        kept[part] = np.argsort(distances, axis=1, kind="stable")[:, : shape[1]]
+        probabilities[part] = soft_assignment(np.take_along_axis(distances, kept[part], axis=1))
+    return kept, probabilities
 
 
 def scores_of(
@@ -123,12 +214,21 @@ def scores_of(
     centroids: Vectors,
     labels: Labels,
     offsets: NDArray[np.float32] | None = None,
-    block: int = 8192,
+    block: int = DISTANCE_BLOCK,
 ) -> NDArray[np.float64]:
     """Return the soft-assignment probability of each row's own cluster among its nearest ones, shape (n,)."""
-    scores = np.zeros(len(vectors))
-    for start in range(0, len(vectors), block):
-        rows = slice(start, start + block)
-        kept, probabilities = nearest_assignment(vectors[rows], centroids, offsets)
-        scores[rows] = (probabilities * (kept == labels[rows, None])).sum(axis=1)
+    scores = np.empty(len(vectors))
+    for part in blocks(len(vectors), block):
+        scores[part] = _own_shares(offset_distances(vectors[part], centroids, offsets), labels[part])
     return scores
+
+
+def _own_shares(distances: NDArray[np.float32], labels: Labels) -> NDArray[np.float64]:
+    """Return the scores of rows by their squared distances to all centroids, shape (n, n_clusters)."""
+    n_kept = kept_clusters(distances.shape[1])
+    # Partitioned before it is sorted: sorting all would take most of the time of predicting.
+    kept = np.sort(np.partition(distances, n_kept - 1, axis=1)[:, :n_kept], axis=1)
+    own = np.take_along_axis(distances, labels[:, None], axis=1)
+    kernels = 1.0 / (1.0 + np.concatenate([own, kept], axis=1).astype(np.float64))
+    shares: NDArray[np.float64] = kernels[:, 0] / kernels[:, 1:].sum(axis=1)
+    return np.where(own[:, 0] <= kept[:, -1], shares, 0.0)

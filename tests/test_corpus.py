@@ -166,3 +166,18 @@ def test_a_fit_warns_once_of_long_texts_and_cuts_them_in_questions_only():
     assert len([warning for warning in caught if "2000" in str(warning.message)]) == 1
     assert max(map(len, Asked.prompts)) < 3 * 2000 + 500
     assert max(seen) == 50_000
+
+
+@quick
+@given(several, st.integers(0, 99))
+def test_a_part_is_the_corpus_with_all_other_texts_empty(texts, seed):
+    corpus = quiet(texts)
+    rng = np.random.default_rng(seed)
+    rows = np.sort(rng.choice(len(corpus.distinct), rng.integers(1, len(corpus.distinct) + 1), replace=False))
+    chosen = {texts[position] for position in corpus.distinct[rows]}
+    part = corpus.part(rows)
+    assert part.kept.tolist() == [position for position, text in enumerate(texts) if text in chosen]
+    assert part.distinct.tolist() == corpus.distinct[rows].tolist()
+    assert [texts[part.distinct[part.place[position]]] for position in part.kept] == [texts[p] for p in part.kept]
+    assert (part.place >= 0).sum() == len(part.kept)
+    assert part.weights.tolist() == [texts.count(texts[position]) for position in part.distinct]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from clusterllm_plugins.errors import ClusterLLMError, DataError
-from clusterllm_plugins.files import read_texts, replacing, write_lines
+from clusterllm_plugins.files import read_texts, replacing, text_pieces, write_lines
 
 KETTLE, BICYCLE = "The kettle whistles", "My bicycle has a flat tyre"
 
@@ -46,6 +46,12 @@ each_format = pytest.mark.parametrize(("name", "content"), SAME.items(), ids=SAM
 @each_format
 def test_texts_are_read_in_their_order(write, name, content):
     assert read_texts(write(name, content)).texts == [KETTLE, BICYCLE]
+
+
+@each_format
+def test_pieces_hold_the_same_texts(write, monkeypatch, name, content):
+    monkeypatch.setattr("clusterllm_plugins.files.PIECE", 1)
+    assert list(text_pieces(write(name, content))) == [[KETTLE], [BICYCLE]]
 
 
 @each_format
@@ -407,3 +413,53 @@ def test_what_is_written_is_read_back(tmp_path):
     lines = (json.dumps({"text": text}, ensure_ascii=False) for text in texts)
     write_lines(tmp_path / "out.jsonl", lines)
     assert read_texts(tmp_path / "out.jsonl").texts == texts
+
+
+# --- pieces ----------------------------------------------------------------------------------------------------
+
+
+def test_a_piece_ends_where_texts_are_long(write, monkeypatch):
+    monkeypatch.setattr("clusterllm_plugins.files.PIECE_CHARACTERS", 10)
+    assert list(text_pieces(write("texts.txt", "a\nbbbbbbbbbb\nc\n"))) == [["a", "b" * 10], ["c"]]
+
+
+def test_a_whole_number_of_pieces_has_no_empty_one_after_it(write, monkeypatch):
+    monkeypatch.setattr("clusterllm_plugins.files.PIECE", 2)
+    assert list(text_pieces(write("texts.txt", "a\nb\nc\nd\n"))) == [["a", "b"], ["c", "d"]]
+
+
+@pytest.mark.parametrize("name", ["none.jsonl", "none.csv", "none.txt"])
+def test_an_empty_file_has_no_pieces_and_says_so(write, name):
+    with pytest.raises(DataError, match="the file is empty"):
+        next(text_pieces(write(name, "")))
+
+
+def test_a_parquet_file_is_read_in_pieces_across_its_row_groups(tmp_path, monkeypatch):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow.parquet import write_table
+
+    monkeypatch.setattr("clusterllm_plugins.files.PIECE", 4)
+    monkeypatch.setattr("clusterllm_plugins.files.BATCH", 2)
+    texts = [f"text {number}" for number in range(10)]
+    table = pyarrow.table({"other": [["not"] * 3] * 10, "text": texts})
+    write_table(table, tmp_path / "texts.parquet", row_group_size=3)
+    pieces = list(text_pieces(tmp_path / "texts.parquet"))
+    assert [len(piece) for piece in pieces] == [4, 4, 2]
+    assert [text for piece in pieces for text in piece] == texts
+
+
+def test_other_columns_of_a_parquet_file_are_not_read(tmp_path, monkeypatch):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow.parquet import ParquetFile, write_table
+
+    write_table(pyarrow.table({"other": [1, 2], "text": ["a", "b"]}), tmp_path / "texts.parquet")
+    seen = []
+    made = ParquetFile.iter_batches
+
+    def watched(self, size, columns):
+        seen.append(columns)
+        return made(self, size, columns=columns)
+
+    monkeypatch.setattr(ParquetFile, "iter_batches", watched)
+    assert read_texts(tmp_path / "texts.parquet").texts == ["a", "b"]
+    assert seen == [["text"]]

@@ -8,11 +8,14 @@ from hypothesis.extra.numpy import arrays
 from threadpoolctl import threadpool_limits
 
 from clusterllm_plugins.vectors import (
+    assigned,
+    blocks,
     centroids_of,
     kept_clusters,
     kmeans,
     nearest,
     nearest_assignment,
+    nearest_with_scores,
     normalise,
     scores_of,
     soft_assignment,
@@ -53,6 +56,24 @@ def test_normalised_rows_have_length_one_unless_zero(vectors):
 def test_normalising_keeps_the_direction(vectors):
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     assert np.allclose(normalise(vectors) * lengths, vectors, atol=1e-5)
+
+
+def test_some_rows_are_normalised_as_all_are(monkeypatch):
+    monkeypatch.setattr("clusterllm_plugins.vectors.BLOCK", 3)
+    vectors, rows = random_vectors(10, 4), np.array([7, 0, 9, 2, 2])
+    assert np.array_equal(normalise(vectors, rows), normalise(vectors)[rows])
+
+
+@pytest.mark.parametrize("work", [normalise, standardise, lambda v: centroids_of(v, np.arange(50) % 4, 4)])
+def test_work_in_blocks_gives_what_one_block_gives(monkeypatch, work):
+    vectors = random_vectors(50, 4)
+    expected = work(vectors)
+    monkeypatch.setattr("clusterllm_plugins.vectors.BLOCK", 7)
+    assert np.allclose(work(vectors), expected, atol=1e-6)
+
+
+def test_blocks_cover_all_rows_once():
+    assert [(part.start, part.stop) for part in blocks(7, 3)] == [(0, 3), (3, 6), (6, 7)]
 
 
 def test_normalised_vectors_are_float32():
@@ -215,6 +236,27 @@ def test_scores_do_not_depend_on_the_block():
     vectors, centroids = random_vectors(50, 4), random_vectors(7, 4, seed=1)
     labels = nearest(vectors, centroids)
     assert np.allclose(scores_of(vectors, centroids, labels, block=7), scores_of(vectors, centroids, labels))
+
+
+@quick
+@given(st.integers(1, 160), st.integers(0, 99))
+def test_one_pass_gives_the_nearest_and_their_scores(n_clusters, seed):
+    vectors, centroids = random_vectors(9, 3, seed), random_vectors(n_clusters, 3, seed + 100)
+    offsets = np.abs(random_vectors(1, n_clusters, seed)[0])
+    labels, scores = nearest_with_scores(vectors, centroids, offsets)
+    assert np.array_equal(labels, nearest(vectors, centroids, offsets))
+    assert np.array_equal(scores, scores_of(vectors, centroids, labels, offsets))
+    kept, probabilities = nearest_assignment(vectors, centroids, offsets)
+    assert np.array_equal(kept[:, 0], labels)
+    assert np.allclose(scores, probabilities[:, 0])
+
+
+def test_assigned_rows_are_scaled_first():
+    vectors, centroids = 5 * random_vectors(20, 3), random_vectors(4, 3, seed=1)
+    rows = np.array([3, 1, 19])
+    labels, scores = assigned(vectors, rows, centroids)
+    assert np.array_equal(labels, nearest(normalise(vectors)[rows], centroids))
+    assert np.allclose(scores, scores_of(normalise(vectors)[rows], centroids, labels))
 
 
 def test_a_single_cluster_scores_one():

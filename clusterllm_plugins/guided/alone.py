@@ -17,11 +17,11 @@ from clusterllm_plugins.granularity import Granularity
 from clusterllm_plugins.guided.classifier import Frame
 from clusterllm_plugins.guided.numbers import MOST_PIECES, find_number, first_labels
 from clusterllm_plugins.guided.pieces import Pieces
-from clusterllm_plugins.guided.planning import Asker, shape_for
+from clusterllm_plugins.guided.planning import Asker, rows_to_ask, shape_for
 from clusterllm_plugins.plugins import Plugins
 from clusterllm_plugins.settings import cluster_range, seed_of
 from clusterllm_plugins.store import AnswerStore
-from clusterllm_plugins.vectors import normalise
+from clusterllm_plugins.vectors import assigned, centroids_of, normalise
 
 
 def number_of_clusters(
@@ -42,19 +42,24 @@ def number_of_clusters(
     corpus = make_corpus(texts, resolve_redaction(plugins, redact), is_asked_about=True)
     low, high = cluster_range(n_clusters, len(corpus.distinct))
     vectors = check_embeddings(embeddings, len(corpus.texts))
-    unit = normalise(vectors[corpus.distinct])
+    part = rows_to_ask(corpus, [], high, seed)
+    unit = normalise(vectors, part.distinct)
     points = Frame.of(unit).points(unit)
-    shape = shape_for([corpus.texts[position] for position in corpus.distinct], max_questions, None)
+    shape = shape_for([corpus.texts[position] for position in part.distinct], max_questions, None)
     pieces = Pieces(
-        points, first_labels(points, MOST_PIECES, seed), corpus.weights, shape.piece_candidates, shape.exemplars, seed
+        points, first_labels(points, MOST_PIECES, seed), part.weights, shape.piece_candidates, shape.exemplars, seed
     )
     with AnswerStore(store) as answers:
         session = Session(
             plugins.oracle(oracle), plugins=plugins, store=answers, redaction=corpus.redaction, progress=progress
         )
         session.prepare(corpus.texts, vectors)
-        ask = Asker(corpus, points, session, QuestionCap(max_questions), instruction, seed)
+        ask = Asker(part, points, session, QuestionCap(max_questions), instruction, seed)
         found = find_number(pieces, ask, max_questions, low, high)
     labels = np.full(len(corpus.texts), -1, dtype=np.int64)
-    labels[corpus.kept] = found.labels[corpus.place[corpus.kept]]
+    if part is corpus:
+        labels[corpus.kept] = found.labels[corpus.place[corpus.kept]]
+    else:  # each text that was left out goes with the nearest mean of the groups
+        labels[corpus.kept], _ = assigned(vectors, corpus.kept, centroids_of(unit, found.labels, found.n_clusters))
+        labels[part.kept] = found.labels[part.place[part.kept]]
     return Granularity(found.n_clusters, found.how, found.curve, found.interval, labels)

@@ -43,13 +43,13 @@ from clusterllm_plugins.guided.classifier import Frame, without_empty
 from clusterllm_plugins.guided.evidence import TRIPLET_RELIABILITY, Asked
 from clusterllm_plugins.guided.numbers import MOST_PIECES, FoundNumber, find_number, first_labels
 from clusterllm_plugins.guided.pieces import Pieces, core_rows, worth_of
-from clusterllm_plugins.guided.planning import Asker, Shape, is_triplet, known_by_rows, shape_for
+from clusterllm_plugins.guided.planning import Asker, Shape, is_triplet, known_by_rows, rows_to_ask, shape_for
 from clusterllm_plugins.guided.reassign import Reassignment
 from clusterllm_plugins.naming import described_names, name_clusters
 from clusterllm_plugins.protocols import Labels, Vectors, has_methods
 from clusterllm_plugins.recording import Known
 from clusterllm_plugins.space import Space
-from clusterllm_plugins.vectors import normalise, squared_distances
+from clusterllm_plugins.vectors import assigned, normalise, squared_distances
 
 # A question about clusters is asked while this many texts hang on it: about what a question about a text moves.
 WORTH = 4.0
@@ -107,16 +107,17 @@ def fit_auto(
     space, vectors, n_triplets = _taught_by_triplets(corpus, space, vectors, known, settings)
     notes: list[str] = []
     report: dict[str, Any] = {"triplets": [n_triplets], "refinement": space.refinement}
-    unit = normalise(vectors[corpus.distinct])
+    part = rows_to_ask(corpus, known, settings.high, settings.seed)
+    unit = normalise(vectors, part.distinct)
     frame = Frame.of(unit)
-    answers = known_by_rows(known, corpus, frame.points(unit))
-    texts = [corpus.texts[position] for position in corpus.distinct]
+    answers = known_by_rows(known, part, frame.points(unit))
+    texts = [corpus.texts[position] for position in part.distinct]
     shape = shape_for(texts, settings.max_questions, max_tokens)
-    fit = _Fit(corpus, unit, frame, session, answers, shape, settings)
+    fit = _Fit(corpus, part, unit, frame, session, answers, shape, settings)
     if settings.low == settings.high:
         plain = plain_clusters(corpus, vectors, settings.low, settings, notes)
         report["n_clusters"] = {"value": len(plain[1]), "how": "given", "curve": []}
-        start = plain[0][_first_places(corpus)]
+        start = plain[0][_first_places(corpus, part)]
         trusted = fit.checked(start, len(plain[1]))
         guided = fit.run(start, len(plain[1])) if trusted else None
     else:
@@ -132,17 +133,22 @@ def fit_auto(
         offsets = np.zeros(len(centres), np.float32)
     else:
         report["refinement"] = fit.refinement(space)
-        labels, centres, offsets = guided.labels[corpus.place[corpus.kept]], guided.centres, guided.offsets
+        centres, offsets = guided.centres, guided.offsets
+        if part is corpus:
+            labels = guided.labels[corpus.place[corpus.kept]]
+        else:
+            labels, _ = assigned(vectors, corpus.kept, centres, offsets)
     names = fit.names(labels, centres)
     return finished(corpus, space, vectors, labels, centres, offsets, names, notes, report)
 
 
 class _Fit:
-    """The parts of a fit and what passes between them."""
+    """The parts of a fit and what passes between them; rows are the distinct texts of ``part``."""
 
     def __init__(
         self,
         corpus: Corpus,
+        part: Corpus,
         unit: Vectors,
         frame: Frame,
         session: Session | None,
@@ -150,7 +156,7 @@ class _Fit:
         shape: Shape,
         settings: FitSettings,
     ) -> None:
-        self._corpus, self._unit, self._frame = corpus, unit, frame
+        self._corpus, self._part, self._unit, self._frame = corpus, part, unit, frame
         self._points = frame.points(unit)
         self._settings, self._shape = settings, shape
         self._known = known
@@ -174,18 +180,20 @@ class _Fit:
             return None
         texts = [self._corpus.texts[position] for position in self._corpus.kept]
         fallback = name_clusters(texts, kept_labels, len(centres))
-        rows = kept_labels[_first_places(self._corpus)]
-        groups = [
-            [self._corpus.texts[position] for position in self._corpus.distinct[core[:NAMED_BY]]]
-            for core in core_rows(self._points, rows, len(centres))
-        ]
+        rows = kept_labels[_first_places(self._corpus, self._part)]
+        groups = []
+        for cluster, core in enumerate(core_rows(self._points, rows, len(centres))):
+            positions = self._part.distinct[core[:NAMED_BY]]
+            if not len(core):  # a small cluster that the sample has no text of
+                positions = self._corpus.kept[np.flatnonzero(kept_labels == cluster)[:NAMED_BY]]
+            groups.append([self._corpus.texts[position] for position in positions])
         cap = QuestionCap(self._names_reserved)
         return described_names(self._session, groups, fallback, cap, self._settings.instruction)
 
     def _asker(self, session: Session | None, limit: int) -> Asker:
         cap = QuestionCap(limit if session is not None else 0, in_rounds=True)
         settings = self._settings
-        return Asker(self._corpus, self._points, session, cap, settings.instruction, settings.seed)
+        return Asker(self._part, self._points, session, cap, settings.instruction, settings.seed)
 
     def checked(self, plain: Labels, n_clusters: int) -> bool:
         """Return whether the oracle answers better than a guess; known answers alone are trusted."""
@@ -233,14 +241,15 @@ class _Fit:
         if found.n_clusters < 2:
             return plain, None, found
         settled = self._pieces(found.labels, pieces.answered)
-        return plain, self._about_texts(settled, found.n_clusters, plain[0][_first_places(self._corpus)]), found
+        start = plain[0][_first_places(self._corpus, self._part)]
+        return plain, self._about_texts(settled, found.n_clusters, start), found
 
     def _pieces(self, labels: Labels, answered: list[Asked]) -> Pieces:
         shape = self._shape
         return Pieces(
             self._points,
             labels.copy(),
-            self._corpus.weights,
+            self._part.weights,
             shape.piece_candidates,
             shape.exemplars,
             self._settings.seed,
@@ -413,6 +422,6 @@ def _taught_by_triplets(
     return space, embed_corpus(corpus, space, settings.progress) if mapped is None else mapped, len(triplets)
 
 
-def _first_places(corpus: Corpus) -> NDArray[np.int64]:
-    """Return where each distinct text stands among the kept ones, shape (n_distinct,)."""
-    return np.searchsorted(corpus.kept, corpus.distinct)
+def _first_places(corpus: Corpus, part: Corpus) -> NDArray[np.int64]:
+    """Return where each distinct text of a part stands among all kept ones, shape (n_rows,)."""
+    return np.searchsorted(corpus.kept, part.distinct)

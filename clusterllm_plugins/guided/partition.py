@@ -56,7 +56,7 @@ def merge_clusters(
         return given.astype(np.int64)
     place = np.full(len(given), -1, dtype=np.int64)
     place[kept] = np.arange(len(kept))
-    unit = normalise(vectors[kept])
+    unit = normalise(vectors, kept)
     points = Frame.of(unit).points(unit)
     evidence = _evidence(pairs, place, points)
     state = Pieces(points, pieces.astype(np.int64), np.ones(len(kept)), len(numbers), 1, 0, evidence)

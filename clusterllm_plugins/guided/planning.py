@@ -26,6 +26,9 @@ from clusterllm_plugins.protocols import Labels, Vectors
 from clusterllm_plugins.questions import NONE, Answer, Question, choice_question
 from clusterllm_plugins.recording import Known
 
+# Questions are about a sample of more distinct texts than this; the classifier that learns from it draws the rest.
+MOST_ROWS = 20_000
+ROWS_PER_CLUSTER = 20  # in the sample at least, on average
 _CHARACTERS_PER_TOKEN = 4  # of usual text; only to choose a shape, caps count what the oracle says
 _FRAME_TOKENS = 60  # of a prompt without its texts
 
@@ -69,6 +72,29 @@ def tokens_of(texts: Sequence[str], candidates: int, exemplars: int) -> float:
     """Return about how many tokens a question of texts of mean length takes."""
     each = sum(map(len, texts)) / max(len(texts), 1) / _CHARACTERS_PER_TOKEN
     return _FRAME_TOKENS + each * (1 + candidates * exemplars)
+
+
+def rows_to_ask(corpus: Corpus, known: Known, n_clusters: int, seed: int) -> Corpus:
+    """Return the part of a corpus that questions are about: of many texts a sample, with all that answers are about.
+
+    Args:
+        corpus: All texts.
+        known: Answers already had.
+        n_clusters: The most clusters.
+        seed: Of the sample.
+    """
+    n_rows = len(corpus.distinct)
+    wanted = max(MOST_ROWS, ROWS_PER_CLUSTER * n_clusters)
+    if n_rows <= wanted:
+        return corpus
+    sample = np.random.default_rng(seed).choice(n_rows, wanted, replace=False)
+    positions = [
+        position
+        for question, _ in known
+        for position in (question.anchor_index, *(i for group in question.group_indices for i in group))
+    ]
+    answered = corpus.place[np.array(positions, dtype=np.int64)]
+    return corpus.part(np.union1d(sample, answered[answered >= 0]))
 
 
 @dataclass

@@ -64,7 +64,7 @@ class SimulatedOracle:
         self._profile = profile
         self._accuracy = accuracy
         self._seed = seed
-        self._unit: Vectors | None = None
+        self._vectors: Vectors | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -77,7 +77,7 @@ class SimulatedOracle:
         """Take the plain vectors, whose margins decide how hard a question is."""
         if len(texts) != len(self._labels):
             raise OracleError(f"oracle 'simulated' has {len(self._labels)} labels for {len(texts)} texts", fatal=True)
-        self._unit = normalise(embeddings)
+        self._vectors = embeddings
 
     def answer(self, questions: Sequence[Question]) -> Iterator[Answer]:
         """Answer each question by the profile."""
@@ -111,11 +111,11 @@ class SimulatedOracle:
         return str(rng.choice(right if rng.random() < self._accuracy or not wrong else wrong))
 
     def _measured(self, question: Question, rng: np.random.Generator) -> str:
-        if self._unit is None:
+        if self._vectors is None:
             raise OracleError("oracle 'simulated': the profile 'measured' needs prepare(texts, embeddings)", fatal=True)
-        anchor = self._unit[question.anchor_index]
+        anchor = normalise(self._vectors[[question.anchor_index]])[0]
         cosines = {
-            str(number): float((self._unit[list(group)] @ anchor).mean())
+            str(number): float((normalise(self._vectors[list(group)]) @ anchor).mean())
             for number, group in enumerate(question.group_indices, start=1)
         }
         right = self.right_choices(question)
