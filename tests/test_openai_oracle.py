@@ -410,3 +410,9 @@ def test_it_keeps_the_contract(provider, make):
 
     provider.always = reply
     check_oracle(make)
+
+
+def test_how_long_an_outage_is_waited_for_changes_no_answer():
+    patient = OpenAIOracle("acorn", "http://127.0.0.1:9/v1", None, patience=7200)
+    assert patient.patience == 7200
+    assert patient.fingerprint == OpenAIOracle("acorn", "http://127.0.0.1:9/v1", None).fingerprint

@@ -19,6 +19,7 @@ from clusterllm_oracles.failures import kind_of, oracle_error, trouble
 from clusterllm_oracles.prices import prices_of
 from clusterllm_oracles.refusals import REFUSING, advice_on, is_filtered, names_logprobs
 from clusterllm_oracles.replies import failure_in, stated
+from clusterllm_plugins.circuit import PATIENCE
 from clusterllm_plugins.errors import ClusterLLMError, ClusterLLMWarning, MissingExtraError
 from clusterllm_plugins.keys import without_keys
 from clusterllm_plugins.prompts import answer_of, render, render_description
@@ -74,6 +75,7 @@ class OpenAIOracle(ChatOracle):
             llama.cpp's. A server may ignore what it does not know.
         limit: The name of the parameter for ``max_output_tokens``: ``"max_tokens"`` or ``"max_completion_tokens"``;
             ``None`` = the second for OpenAI's own endpoint, the first for any other.
+        patience: The seconds that the session pauses in all, where every request fails, before the run ends.
 
     Raises:
         MissingExtraError: If the openai library is not installed.
@@ -98,6 +100,7 @@ class OpenAIOracle(ChatOracle):
         logprobs: bool = True,
         constrain: str = "none",
         limit: str | None = None,
+        patience: float = PATIENCE,
     ) -> None:
         if importlib.util.find_spec("openai") is None:
             raise MissingExtraError("oracle 'openai'", "openai")
@@ -110,6 +113,7 @@ class OpenAIOracle(ChatOracle):
         self._where = f"{_WHERE} ({model} at {self.base_url})" if self.base_url else f"{_WHERE} ({model})"
         self.concurrency = concurrency
         self.max_retries = max_retries
+        self.patience = patience
         self.requests_per_minute = requests_per_minute
         self.tokens_per_minute = tokens_per_minute
         self._api_key_env = api_key_env
