@@ -8,15 +8,14 @@ import json
 import logging
 import re
 import sqlite3
-import threading
 import traceback
 import warnings
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain
 from urllib.parse import quote, unquote_to_bytes
 
-from provider_kit import _completion
+from loopback import Handler, Server, running
+from provider_kit import said
 
 KEY = "acorn/Walnut+Hazel=7f3a9c"  # looks like no key that anybody knows, and reads otherwise in an address
 KEY_NAME = "ORCHARD"  # which does not say that it holds a key
@@ -235,58 +234,32 @@ def listening():
             logger.setLevel(level)
 
 
-class LoggingServer(ThreadingHTTPServer):
+class LoggingServer(Server):
     """A chat server that keeps every byte that it gets, but for the header that a key belongs into.
 
     Args:
         reply: Given the prompt and that header's value: a text, or a status and a text.
     """
 
-    daemon_threads = True
-
     def __init__(self, reply):
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Chat)
         self.reply = reply
         self.log = []
         self.keys = []
-        self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-    def handle_error(self, *_):
-        pass
 
 
-class _Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
-        sent = self.rfile.read(int(self.headers["Content-Length"]))
+class _Chat(Handler):
+    def posted(self, sent):
         key = self.headers["Authorization"]
         headers = [f"{name}: {value}" for name, value in self.headers.items() if name.lower() != "authorization"]
         self.server.log.append(self.raw_requestline + "\n".join(headers).encode() + b"\n\n" + sent)
         self.server.keys.append(key)
-        reply = self.server.reply(json.loads(sent)["messages"][0]["content"], key)
-        status, text = reply if isinstance(reply, tuple) else (200, reply)
-        body = text if isinstance(text, bytes) else None
-        body = body or json.dumps(_completion(text) if status == 200 else {"error": {"message": text}}).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
+        self.send(*said(self.server.reply(json.loads(sent)["messages"][0]["content"], key)))
 
 
-@contextmanager
 def logging_server(reply):
-    """Run a server as long as the context lasts."""
-    with LoggingServer(reply) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    """Return a context in which a server runs."""
+    return running(LoggingServer(reply))
 
 
 def sensible(prompt, key=None):

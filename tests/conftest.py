@@ -98,6 +98,25 @@ def open_session(store, waits):
     return make
 
 
+# A server that stands in for a provider.
+
+
+@pytest.fixture
+def no_proxy(monkeypatch):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def provider(no_proxy):
+    """A server that speaks OpenAI's chat completions and says what a test wants."""
+    from loopback import running
+    from openai_kit import Provider
+
+    with running(Provider()) as server:
+        yield server
+
+
 # Tiny random language models.
 
 

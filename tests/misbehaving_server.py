@@ -14,7 +14,8 @@ import time
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from loopback import Handler, Server, running
 
 PASSING = ("429", "429 with Retry-After", "500", "503", "reset", "hang", "half a JSON")
 LASTING = ("no choices", "empty", "refusal")
@@ -35,7 +36,7 @@ class Request:
     answered: float | None = None  # when the whole of a lasting reply was sent
 
 
-class MisbehavingServer(ThreadingHTTPServer):
+class MisbehavingServer(Server):
     """Answers prompts, ``bad`` of all replies excepted.
 
     Args:
@@ -46,14 +47,12 @@ class MisbehavingServer(ThreadingHTTPServer):
         reply: Returns what a good reply to a prompt says; by default :func:`reply_to`.
     """
 
-    daemon_threads = True
     block_on_close = False
     request_queue_size = 256
 
     def __init__(self, seed=0, bad=0.3, latency=0.0, hang=5.0, reply=None):
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Chat)
         self.seed, self.bad, self.latency, self.hang = seed, bad, latency, hang
-        self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
         self.reply = reply or reply_to
         self.closing = threading.Event()
         self._lock = threading.Lock()
@@ -110,17 +109,14 @@ class MisbehavingServer(ThreadingHTTPServer):
         """US dollars of all requests."""
         return sum(r.tokens[0] * INPUT_PRICE + r.tokens[1] * OUTPUT_PRICE for r in self.requests) / 1e6
 
-    def handle_error(self, *_):
-        pass
 
-
-class _Handler(BaseHTTPRequestHandler):
+class _Chat(Handler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     wbufsize = -1  # one packet a reply
 
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+    def posted(self, sent):
+        body = json.loads(sent)
         server = self.server
         request = server.came(body["model"], body["messages"][0]["content"], body["max_tokens"])
         kind = request.kind
@@ -132,27 +128,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif kind in ("429", "429 with Retry-After", "500"):
             headers = {"Retry-After": RETRY_AFTER} if "Retry" in kind else {}
-            self._send(int(kind[:3]), json.dumps({"error": {"message": "slow down"}}), headers)
+            self.send({"error": {"message": "slow down"}}, int(kind[:3]), headers)
         elif kind == "503":
-            self._send(503, "<html><h1>Service Unavailable</h1></html>", {"Content-Type": "text/html"})
+            self.send("<html><h1>Service Unavailable</h1></html>", 503, {"Content-Type": "text/html"})
         elif kind == "half a JSON":
             whole = json.dumps(_completion(request, server.reply))
-            self._send(200, whole[: len(whole) // 2])
+            self.send(whole[: len(whole) // 2])
         else:
-            self._send(200, json.dumps(_completion(request, server.reply)))
+            self.send(_completion(request, server.reply))
             request.answered = time.monotonic()
-
-    def _send(self, status, text, headers=()):
-        sent = text.encode()
-        self.send_response(status)
-        for name, value in {"Content-Type": "application/json", "Content-Length": len(sent), **dict(headers)}.items():
-            self.send_header(name, str(value))
-        self.end_headers()
-        self.wfile.write(sent)
-        self.wfile.flush()
-
-    def log_message(self, *_):
-        pass
 
 
 def reply_to(prompt):
@@ -183,12 +167,8 @@ def _completion(request, reply):
 @contextmanager
 def misbehaving(**settings):
     """Run a server as long as the context lasts."""
-    with MisbehavingServer(**settings) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with running(MisbehavingServer(**settings)) as server:
         try:
             yield server
         finally:
             server.closing.set()
-            server.shutdown()
-            thread.join()

@@ -21,13 +21,8 @@ from test_cli import MESSAGES, ROOT, lines
 pytest.importorskip("openai")
 
 CONCURRENCY = 8
+pytestmark = pytest.mark.usefixtures("no_proxy")
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch):
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "OPENAI_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="module")

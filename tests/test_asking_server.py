@@ -25,12 +25,7 @@ from misbehaving_server import INPUT_PRICE, LASTING, OUTPUT_PRICE, PASSING, misb
 
 WORKER = Path(__file__).with_name("asking_worker.py")
 slow = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch):
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "OPENAI_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
+pytestmark = pytest.mark.usefixtures("no_proxy")
 
 
 def start(server, path, count, concurrency, timeout=2.0):

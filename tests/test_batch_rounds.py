@@ -17,7 +17,7 @@ from clusterllm_plugins import ClusterLLM, OracleError
 from clusterllm_plugins.budget import QuestionCap
 from clusterllm_plugins.prompts import render_description
 from guided_kit import make_blobs, texts_of
-from openai_kit import completion, running
+from openai_kit import completion
 
 VECTORS, TRUTH = make_blobs((30,) * 4, spread=0.4)
 TEXTS = texts_of(len(VECTORS))
@@ -57,10 +57,9 @@ def category(shown):
 
 
 @pytest.fixture
-def provider(monkeypatch):
-    with running(monkeypatch) as server:
-        server.always = lambda body: (200, completion(*reply(body)), {})
-        yield server
+def provider(provider):
+    provider.always = lambda body: (200, completion(*reply(body)), {})
+    return provider
 
 
 def fit(oracle, settings, store=None):

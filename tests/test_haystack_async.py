@@ -25,7 +25,7 @@ from haystack_integrations.components.clusterers.clusterllm import (
 from haystack_integrations.components.clusterers.clusterllm.on_loop import OnLoop
 from haystack_integrations.components.embedders.clusterllm import ClusterLLMDocumentEmbedder
 from haystack_kit import LSA, Knowing, SyncOnly, clusterer, documents, embedded
-from openai_kit import completion, running
+from openai_kit import completion
 
 
 @component
@@ -275,23 +275,22 @@ def test_an_embedder_that_learns_does_so_once_however_many_runs_begin_at_once(me
 
 
 @pytest.fixture
-def provider(monkeypatch):
-    with running(monkeypatch) as server:
-        server.at_once = server.most_at_once = 0
-        server.latency, counting = 0.05, threading.Lock()
+def provider(provider):
+    provider.at_once = provider.most_at_once = 0
+    provider.latency, counting = 0.05, threading.Lock()
 
-        def reply(body):
-            with counting:
-                server.at_once += 1
-                server.most_at_once = max(server.most_at_once, server.at_once)
-            time.sleep(server.latency)
-            with counting:
-                server.at_once -= 1
-            prompt = body["messages"][0]["content"]
-            return 200, completion("Notes" if "short name" in prompt else "1"), {}
+    def reply(body):
+        with counting:
+            provider.at_once += 1
+            provider.most_at_once = max(provider.most_at_once, provider.at_once)
+        time.sleep(provider.latency)
+        with counting:
+            provider.at_once -= 1
+        prompt = body["messages"][0]["content"]
+        return 200, completion("Notes" if "short name" in prompt else "1"), {}
 
-        server.always = reply
-        yield server
+    provider.always = reply
+    return provider
 
 
 def openai_oracle(provider, **settings):

@@ -13,17 +13,11 @@ from clusterllm_oracles.openai import OpenAIOracle
 from clusterllm_plugins.errors import ClusterLLMWarning
 from clusterllm_plugins.prompts import render_description
 from clusterllm_plugins.questions import OracleError, pair_question, triplet_question
-from openai_kit import completion, running, trouble
+from openai_kit import completion, trouble
 
 TEXTS = [f"note {number}" for number in range(20)]
 TRIPLET = triplet_question(TEXTS, 0, 1, 2)
 PAIR = pair_question(TEXTS, 0, 1)
-
-
-@pytest.fixture
-def provider(monkeypatch):
-    with running(monkeypatch) as server:
-        yield server
 
 
 @pytest.fixture

@@ -9,17 +9,11 @@ from clusterllm_oracles.openai import OpenAIOracle
 from clusterllm_plugins.errors import ClusterLLMError
 from clusterllm_plugins.prompts import PROMPT_VERSION
 from clusterllm_plugins.questions import choice_question, triplet_question
-from openai_kit import completion, running
+from openai_kit import completion
 
 TEXTS = ["The kettle leaks", "Water drips from my kettle", "The lamp flickers"]
 TRIPLET = triplet_question(TEXTS, 0, 1, 2)
 OPEN = choice_question(TEXTS, 0, [[1], [2]], none=True)
-
-
-@pytest.fixture
-def provider(monkeypatch):
-    with running(monkeypatch) as server:
-        yield server
 
 
 @pytest.fixture

@@ -6,18 +6,12 @@ from clusterllm_oracles.logprobs import confidence_of, listed_for
 from clusterllm_oracles.openai import OpenAIOracle
 from clusterllm_plugins.prompts import parse
 from clusterllm_plugins.questions import choice_question, pair_question, triplet_question
-from openai_kit import completion, listed, running
+from openai_kit import completion, listed
 
 TEXTS = ["The kettle leaks", "Water drips from my kettle", "The lamp flickers", "My parcel is late"]
 TRIPLET = triplet_question(TEXTS, 0, 1, 2)
 PAIR = pair_question(TEXTS, 0, 1)
 OPEN = choice_question(TEXTS, 0, [[1], [2], [3]], none=True)
-
-
-@pytest.fixture
-def provider(monkeypatch):
-    with running(monkeypatch) as server:
-        yield server
 
 
 @pytest.fixture

@@ -18,18 +18,12 @@ from clusterllm_plugins.questions import Answer, OracleError, Usage, pair_questi
 from clusterllm_plugins.store import AnswerStore
 from clusterllm_plugins.testing import TEXTS as SAMPLES
 from clusterllm_plugins.testing import check_oracle
-from openai_kit import completion, running, trouble
+from openai_kit import completion, trouble
 
 TEXTS = ["The kettle leaks", "Water drips from my kettle", "客厅的灯太暗了，换了灯泡还是不亮"]
 TRIPLET = triplet_question(TEXTS, 0, 1, 2)
 PAIR = pair_question(TEXTS, 0, 2)
 KEY = "sk-squirrel-7"
-
-
-@pytest.fixture
-def provider(monkeypatch):
-    with running(monkeypatch) as server:
-        yield server
 
 
 @pytest.fixture

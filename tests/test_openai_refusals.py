@@ -10,17 +10,11 @@ from clusterllm_oracles.refusals import advice_on
 from clusterllm_plugins.budget import QuestionCap
 from clusterllm_plugins.errors import ClusterLLMWarning
 from clusterllm_plugins.questions import OracleError, Usage, pair_question, triplet_question
-from openai_kit import completion, running, trouble
+from openai_kit import completion, trouble
 
 TEXTS = [f"note {number}" for number in range(40)]
 TRIPLET = triplet_question(TEXTS, 0, 1, 2)
 PAIRS = [pair_question(TEXTS, number, number + 1) for number in range(30)]
-
-
-@pytest.fixture
-def provider(monkeypatch):
-    with running(monkeypatch) as server:
-        yield server
 
 
 @pytest.fixture

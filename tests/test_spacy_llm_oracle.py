@@ -15,7 +15,7 @@ from clusterllm_plugins.plugins import Plugins
 from clusterllm_plugins.prompts import render
 from clusterllm_plugins.questions import Answer, OracleError, pair_question, triplet_question
 from clusterllm_plugins.testing import check_oracle
-from openai_kit import Provider, completion, trouble
+from openai_kit import completion, trouble
 
 TRIPLET = triplet_question(["The kettle leaks", "Water drips from my kettle", "客厅的灯太暗了"], 0, 1, 2)
 KEY = "squirrel7walnut"  # looks like no key that anybody knows
@@ -25,15 +25,9 @@ FATAL, RETRYABLE, NEITHER = (True, False), (False, True), (False, False)
 
 
 @pytest.fixture
-def provider(monkeypatch):
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "OPENAI_API_ORG"):
-        monkeypatch.delenv(name, raising=False)
-    with Provider() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+def provider(provider, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_ORG", raising=False)
+    return provider
 
 
 @pytest.fixture
