@@ -7,7 +7,6 @@ before its thread takes another question. Oracles only turn a question into an a
 
 from __future__ import annotations
 
-import logging
 import random
 import re
 import threading
@@ -20,6 +19,7 @@ from clusterllm_plugins.circuit import PATIENCE, Circuit
 from clusterllm_plugins.describing import Asked, Description, at_once, replies, states_worst_case, told, worst_case
 from clusterllm_plugins.errors import ClusterLLMError
 from clusterllm_plugins.keys import shows_key, without_keys
+from clusterllm_plugins.observing import Hooks
 from clusterllm_plugins.pacing import Pacer
 from clusterllm_plugins.plugins import Plugins
 from clusterllm_plugins.progress import Bar
@@ -29,8 +29,6 @@ from clusterllm_plugins.redaction import Redaction
 from clusterllm_plugins.stopping import Stop
 from clusterllm_plugins.store import AnswerStore
 from clusterllm_plugins.workers import work_off
-
-log = logging.getLogger(__name__)
 
 DEFAULT_MAX_RETRIES = 5
 FIRST_WAIT = 0.5  # seconds before the first retry at most; doubled each time
@@ -118,11 +116,11 @@ class Session:
         self.oracle = oracle
         self.tally = Tally()
         self.naming = Tally()
-        self._plugins = plugins
+        self._hooks = Hooks(plugins, oracle)
         self._store = store
         self._redaction = redaction or Redaction()
         self._known = dict(known or {})
-        self._budget = Budget(oracle, self._price, max_tokens, max_cost)
+        self._budget = Budget(oracle, self._hooks.price, max_tokens, max_cost)
         self._progress = progress
         self._pacer = Pacer(optional(oracle, "requests_per_minute"), optional(oracle, "tokens_per_minute"), clock)
         self._failures_in_a_row = 0
@@ -133,7 +131,6 @@ class Session:
         self._sleep = sleep or self._stop.pause
         self._circuit = Circuit(self._stop, self._sleep, float(optional(oracle, "patience", PATIENCE)))
         self.record: list[tuple[Asked, Answer]] = []
-        self._reported: set[str] = set()
         self._jitter = random.Random()
         self._clock = clock
 
@@ -211,26 +208,26 @@ class Session:
             if isinstance(question, Question) and (known := self._known.get(known_key(question))) is not None:
                 tally.known += 1
                 answers[place] = known
-                self._given(question, known, "known")
+                self._hooks.given(question, known, "known")
             elif key in work:
                 work[key].places.append(place)
             elif not cap.admit(key):
                 tally.refused += 1
                 refused = Answer(None, error=f"{NOT_ASKED}: the cap of {cap.limit} questions is reached")
                 answers[place] = refused
-                self._given(question, refused, "refused")
+                self._hooks.given(question, refused, "refused")
             else:
                 asked.setdefault(key, (place, question))
                 if (recalled := self._recall(question)) is not None:
                     tally.recalled += 1
                     answers[place] = recalled
-                    self._given(question, recalled, "recalled")
+                    self._hooks.given(question, recalled, "recalled")
                 elif isinstance(question, Description) and not self._budget.can_bound(question):
                     # For questions this is an error, before the first one; a name is not worth losing a run.
                     tally.refused += 1
                     refused = Answer(None, error=f"{NOT_ASKED}: what it may take is unknown, and there is a cap")
                     answers[place] = refused
-                    self._given(question, refused, "refused")
+                    self._hooks.given(question, refused, "refused")
                 else:
                     work[key] = _Work(question, [place])
         answered: list[tuple[_Work, Answer]] = []
@@ -249,19 +246,24 @@ class Session:
         return self.naming if isinstance(question, Description) else self.tally
 
     def _recall(self, question: Asked) -> Answer | None:
-        if isinstance(question, Question) and (recalled := self._recalled_by_plugin(question)) is not None:
-            return recalled
+        """Return the answer that a plugin or the store has; what a plugin has must be a valid one."""
+        if isinstance(question, Question):
+            recalled = self._hooks.recall(question)
+            if isinstance(recalled, Answer) and _checked(recalled, question) is recalled:
+                return recalled
+        return self._stored(question)
+
+    def _stored(self, question: Asked) -> Answer | None:
         return self._store.get(self._fingerprint, question, with_indices=self._with_indices)
 
     def _answered_meanwhile(self, batch: list[_Work]) -> tuple[list[tuple[_Work, Answer]], list[_Work]]:
         """Return what another process on the same store has had since the run began, and what is left."""
+        if self._store.path is None:
+            return [], batch
         had: list[tuple[_Work, Answer]] = []
         left: list[_Work] = []
         for item in batch:
-            answer = None
-            if self._store.path is not None:
-                answer = self._store.get(self._fingerprint, item.question, with_indices=self._with_indices)
-            if answer is None:
+            if (answer := self._stored(item.question)) is None:
                 left.append(item)
             else:
                 item.source = "recalled"
@@ -269,14 +271,6 @@ class Session:
         with self._lock:
             self._tally_of(batch[0].question).recalled += len(had)
         return had, left
-
-    def _recalled_by_plugin(self, question: Question) -> Answer | None:
-        try:
-            recalled = self._plugins.hook.recall_answer(question=question, oracle=self.oracle)
-        except Exception as error:
-            self._report_once("recall_answer", error)
-            return None
-        return recalled if isinstance(recalled, Answer) and _checked(recalled, question) is recalled else None
 
     def _ask_all(self, work: list[_Work], cap: QuestionCap, description: str, done: list[tuple[_Work, Answer]]) -> None:
         """Ask for all of ``work`` from the oracle's threads; on any error await what is in flight.
@@ -303,7 +297,7 @@ class Session:
                         done.append((item, answer))
                         bar.advance()
                         bar.note(self._so_far(self._tally_of(item.question)))
-                    self._given(item.question, answer, item.source, item.attempts, item.seconds)
+                    self._hooks.given(item.question, answer, item.source, item.attempts, item.seconds)
 
             errors = work_off(batches, run, threads, self._stop)
         if errors:
@@ -329,10 +323,11 @@ class Session:
         naming = isinstance(left[0].question, Description)
         retries = int(optional(self.oracle, "max_retries", DEFAULT_MAX_RETRIES))
         for attempt in range(retries + 1):
-            failure: OracleError | None = None
             with self._circuit.passage():
                 elsewhere, left = self._answered_meanwhile(left)
                 yield from elsewhere
+                if not left:  # else there would be a wait for room, for nothing
+                    return
                 if naming and self._failures_in_a_row >= GIVE_UP_AFTER:
                     yield from self._refused(left, f"{NOT_ASKED}: {GIVE_UP_AFTER} calls in a row failed")
                     return
@@ -347,10 +342,10 @@ class Session:
                 if failure.retryable and retries:
                     self._circuit.failed(failure)
             if not failure.retryable or attempt == retries:
-                break
+                yield from self._failed(left, failure)
+                return
             if not self._circuit.is_open:  # else that is what is waited for
                 self._sleep(self._wait(attempt, failure.retry_after))
-        yield from self._failed(left, failure)
 
     def _refused(self, over: list[_Work], reason: str) -> Iterable[tuple[_Work, Answer]]:
         """Yield abstentions for what a cap forbids."""
@@ -378,7 +373,7 @@ class Session:
             return error if left else None
         return None
 
-    def _failed(self, left: list[_Work], failure: OracleError | None) -> Iterable[tuple[_Work, Answer]]:
+    def _failed(self, left: list[_Work], failure: OracleError) -> Iterable[tuple[_Work, Answer]]:
         """Yield abstentions for what failed in all attempts.
 
         Raises:
@@ -429,7 +424,7 @@ class Session:
 
     def _keep(self, question: Asked, answer: Answer) -> Answer:
         """Price an answer, commit it, and tell the observers of questions."""
-        if answer.usage.cost is None and (price := self._price(answer.usage)) is not None:
+        if answer.usage.cost is None and (price := self._hooks.price(answer.usage)) is not None:
             answer = replace(answer, usage=replace(answer.usage, cost=price))
         if answer.error is not None:
             answer = replace(answer, error=without_keys(answer.error))
@@ -443,7 +438,7 @@ class Session:
             self._tally_of(question).asked += 1
             self._tally_of(question).abstained += answer.choice is None
         if isinstance(question, Question):
-            self._observe("answer_received", question=question, answer=answer)
+            self._hooks.received(question, answer)
         return answer
 
     def _kept(self, item: _Work, answer: Answer) -> Answer:
@@ -461,36 +456,6 @@ class Session:
                 tally.failed += 1
                 tally.abstained += 1
         return answer
-
-    def _given(self, question: Asked, answer: Answer, source: str, attempts: int = 0, seconds: float = 0.0) -> None:
-        """Tell the observers of all answers."""
-        self._observe(
-            "answer_given", question=question, answer=answer, source=source, attempts=attempts, seconds=seconds
-        )
-
-    def _observe(self, hook: str, **arguments: object) -> None:
-        arguments["oracle"] = self.oracle
-        for implementation in getattr(self._plugins.hook, hook).get_hookimpls():
-            try:
-                implementation.function(*(arguments[name] for name in implementation.argnames))
-            except Exception as error:
-                self._report_once(f"{hook} of plugin {implementation.plugin_name!r}", error)
-
-    def _price(self, usage: Usage) -> float | None:
-        try:
-            price = self._plugins.hook.price_usage(usage=usage, oracle=self.oracle)
-        except Exception as error:
-            self._report_once("price_usage", error)
-            return None
-        return None if price is None else float(price)
-
-    def _report_once(self, what: str, error: Exception) -> None:
-        with self._lock:
-            new = what not in self._reported
-            self._reported.add(what)
-        if new:
-            reason = without_keys(str(error))
-            log.warning("%s failed with %s: %s; the work goes on", what, type(error).__name__, reason)
 
     def _wait(self, attempt: int, retry_after: float | None) -> float:
         """Return the seconds before the next attempt: what the provider says, else full jitter."""

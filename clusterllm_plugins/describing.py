@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -46,7 +46,16 @@ Asked = Question | Description
 def told(oracle: Oracle, instruction: str | None) -> str | None:
     """Return ``instruction`` where the naming method of ``oracle`` takes it, else None: names are asked without."""
     method = getattr(oracle, "describe_all" if has_methods(oracle, "describe_all") else "describe")
-    return (instruction or None) if "instruction" in inspect.signature(method).parameters else None
+    return (instruction or None) if _takes_instruction(method) else None
+
+
+def named_by(method: Callable[..., Any], what: Any, instruction: str | None) -> Any:
+    """Return what a naming method gives for ``what``, told the perspective if there is one and it takes one."""
+    return method(what, instruction=instruction) if instruction and _takes_instruction(method) else method(what)
+
+
+def _takes_instruction(method: Callable[..., Any]) -> bool:
+    return "instruction" in inspect.signature(method).parameters
 
 
 def states_worst_case(oracle: Oracle, asked: Asked) -> bool:
@@ -77,12 +86,11 @@ def replies(oracle: Oracle, asked: Sequence[Asked]) -> Iterable[Answer]:
     if not descriptions:
         return oracle.answer(cast(Sequence[Question], asked))
     capable: Any = oracle
-    # All are of one session, which has one perspective.
-    perspective = {"instruction": descriptions[0].instruction} if descriptions[0].instruction else {}
+    perspective = descriptions[0].instruction  # all are of one session, which has one
     if has_methods(oracle, "describe_all"):
-        return map(_named, capable.describe_all([item.texts for item in descriptions], **perspective))
+        return map(_named, named_by(capable.describe_all, [item.texts for item in descriptions], perspective))
     # One by one as they are taken, so that each is kept before the next is asked for.
-    return (_named(capable.describe(item.texts, **perspective)) for item in descriptions)
+    return (_named(named_by(capable.describe, item.texts, perspective)) for item in descriptions)
 
 
 def _named(completion: object) -> Answer:

@@ -19,7 +19,7 @@ from typing import Any
 
 from clusterllm_oracles.voting import log_odds, read_ballots, reliabilities, winner
 from clusterllm_plugins.asking import DEFAULT_MAX_RETRIES
-from clusterllm_plugins.describing import told
+from clusterllm_plugins.describing import named_by
 from clusterllm_plugins.errors import ClusterLLMError, MissingExtraError, PluginError
 from clusterllm_plugins.plugins import Plugins, refuse_keys
 from clusterllm_plugins.protocols import Oracle, Vectors, has_methods, optional
@@ -183,8 +183,7 @@ class CouncilOracle:
 
     def describe(self, texts: Sequence[str], instruction: str | None = None) -> Completion:
         """Ask the first member that can for a name for ``texts``, shape (n_texts,), by the perspective in words."""
-        perspective = {"instruction": instruction} if told(self._writer, instruction) else {}
-        completion: Completion = self._writer.describe(texts, **perspective)
+        completion: Completion = named_by(self._writer.describe, texts, instruction)
         return completion
 
     def worst_case_of(self, prompt: str) -> Usage:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from clusterllm_oracles.loops import waited_for
+from clusterllm_plugins.describing import named_by
 from clusterllm_plugins.protocols import Oracle, Vectors, has_methods
 from clusterllm_plugins.questions import Answer, Completion, Question, Usage
 
@@ -48,15 +48,15 @@ class OnLoop:
         """Return what the oracle calls ``texts``, shape (n_texts,)."""
         completion: Completion
         if has_methods(self._oracle, "describe_async"):
-            reply = _named(self._oracle.describe_async, texts, instruction)
+            reply = named_by(self._oracle.describe_async, texts, instruction)
             completion = waited_for(reply, self._loop, self._where)
         else:
-            completion = _named(self._oracle.describe, texts, instruction)
+            completion = named_by(self._oracle.describe, texts, instruction)
         return completion
 
     def describe_all(self, groups: Sequence[Sequence[str]], instruction: str | None = None) -> Iterable[Completion]:
         """Return what the oracle calls each group of texts, on the thread that asks."""
-        completions: Iterable[Completion] = _named(self._oracle.describe_all, groups, instruction)
+        completions: Iterable[Completion] = named_by(self._oracle.describe_all, groups, instruction)
         return completions
 
     def check(self) -> None:
@@ -81,9 +81,3 @@ class OnLoop:
         """Close what the oracle has opened on the loop."""
         if has_methods(self._oracle, "close_async"):
             await self._oracle.close_async()
-
-
-def _named(method: Callable[..., Any], what: Any, instruction: str | None) -> Any:
-    """Call a naming method, with the perspective where it takes one."""
-    takes = "instruction" in inspect.signature(method).parameters
-    return method(what, instruction=instruction) if takes else method(what)
