@@ -59,6 +59,9 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         store: Path of the SQLite file that keeps the answers; ``None`` keeps them in memory.
         progress: Whether to show progress bars on a terminal.
         random_state: A seed.
+        cache: A folder that keeps the embedder's vectors of the texts that are fitted, with their hashes and without
+            the texts: a second fit embeds nothing, an interrupted one goes on. ``None`` keeps nothing. Vectors of a
+            fine-tuned embedder, and those of :meth:`predict`, are not kept.
 
     Attributes:
         labels_: int64, shape (n_texts,); -1 for an empty text.
@@ -94,6 +97,7 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         store: str | Path | None = None,
         progress: bool = True,
         random_state: Any = 0,
+        cache: str | Path | None = None,
     ) -> None:
         self.embedder = embedder
         self.oracle = oracle
@@ -110,6 +114,7 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         self.store = store
         self.progress = progress
         self.random_state = random_state
+        self.cache = cache
 
     def __sklearn_clone__(self) -> ClusterLLM:
         # scikit-learn would copy an embedder or oracle object deeply: models, clients and locks.
@@ -410,7 +415,7 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
             space = Space(embedder, frozen=embeddings is not None)
         if embeddings is not None:
             return space, spec, check_embeddings(embeddings, len(corpus.texts))
-        return space, spec, embed_corpus(corpus, space, self.progress)
+        return space, spec, embed_corpus(corpus, space, self.progress, self.cache)
 
     def _fitted(
         self,

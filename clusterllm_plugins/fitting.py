@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,9 +80,9 @@ class Fitted:
     report: dict[str, Any] = field(default_factory=dict)
 
 
-def embed_corpus(corpus: Corpus, space: Space, progress: bool) -> Vectors:
+def embed_corpus(corpus: Corpus, space: Space, progress: bool, cache: str | Path | None = None) -> Vectors:
     """Return the vectors of all texts, zeros for an empty one, shape (n_texts, dim)."""
-    kept = space.embed([corpus.texts[position] for position in corpus.kept], progress)
+    kept = space.embed([corpus.texts[position] for position in corpus.kept], progress, cache)
     if len(kept) == len(corpus.texts):
         return kept
     vectors = np.zeros((len(corpus.texts), kept.shape[1]), dtype=np.float32)

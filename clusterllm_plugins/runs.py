@@ -1,7 +1,7 @@
 """One run of ``clusterllm cluster``: a file of texts in, a folder of results out.
 
 The folder gets ``clusters.jsonl`` (a line a text), ``summary.json``, the fitted model and, by default, the store of
-answers. Everything that can be checked is checked before the folder is touched.
+answers and the cache of vectors. Everything that can be checked is checked before the folder is touched.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from clusterllm_plugins.estimator import ClusterLLM
 
 STORE = "answers.sqlite"
+CACHE = "vectors"
 SETTINGS = "settings.json"
 CLUSTERS = "clusters.jsonl"
 SUMMARY = "summary.json"
@@ -78,7 +79,10 @@ class Run:
             if self.log is not None:
                 model.add_plugin(stack.enter_context(AnswerLog(self.log, texts=self.log_texts)))
             self._claim_folder(data, known, overwrite=overwrite)
-            model.set_params(store=self.settings.get("store") or str(self.folder / STORE))
+            model.set_params(
+                store=self.settings.get("store") or str(self.folder / STORE),
+                cache=self.settings.get("cache") or str(self.folder / CACHE),
+            )
             model.fit(data.texts, answers=known)
         model.save(self.folder)
         lines = cluster_lines(data.texts, model.labels_, model.cluster_scores_, model.cluster_labels_)
@@ -95,7 +99,7 @@ class Run:
             "answers": _digest(answer_lines(known)),
         }
         path = self.folder / SETTINGS
-        ours = {kept.resolve() for kept in (self.folder / STORE, self.log) if kept is not None}
+        ours = {kept.resolve() for kept in (self.folder / STORE, self.folder / CACHE, self.log) if kept is not None}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

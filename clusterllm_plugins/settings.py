@@ -33,9 +33,10 @@ def check_settings(settings: dict[str, Any]) -> None:
     instruction = settings["instruction"]
     if instruction is not None and not isinstance(instruction, str):
         raise ClusterLLMError(f"instruction must be a text or None, not {instruction!r}")
-    store = settings["store"]
-    if store is not None and not isinstance(store, str | Path):
-        raise ClusterLLMError(f"store must be a path or None, not {store!r}")
+    for name in ("store", "cache"):
+        path = settings.get(name)  # the components of spaCy have no cache
+        if path is not None and not isinstance(path, str | Path):
+            raise ClusterLLMError(f"{name} must be a path or None, not {path!r}")
     check_redact(settings["redact"])
     _check_demonstrations(settings["demonstrations"], quoted=not settings["redact"])
 

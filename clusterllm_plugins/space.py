@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -31,8 +32,8 @@ class Space:
     tuned: bool = False
     frozen: bool = False
 
-    def embed(self, texts: Sequence[str], progress: bool) -> Vectors:
-        """Return the vectors of ``texts``, shape (n_texts, dim).
+    def embed(self, texts: Sequence[str], progress: bool, cache: str | Path | None = None) -> Vectors:
+        """Return the vectors of ``texts``, shape (n_texts, dim); ``cache`` is a folder that keeps the embedder's.
 
         Raises:
             DataError: If there is no embedder, or its vectors are not of the size that was fitted.
@@ -42,7 +43,7 @@ class Space:
                 "this model was fitted on precomputed embeddings: give the embedder that made them "
                 "(ClusterLLM(embedder=...) or ClusterLLM.load(folder, embedder=...))"
             )
-        return self.map(embed_texts(self.embedder, texts, progress))
+        return self.map(embed_texts(self.embedder, texts, progress, cache))
 
     def map(self, vectors: Vectors) -> Vectors:
         """Return the embedder's vectors after the linear map."""

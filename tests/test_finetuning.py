@@ -258,7 +258,7 @@ def test_the_fingerprint_says_whether_vectors_are_scaled():
 
 
 def test_nothing_is_loaded_before_it_is_used(tmp_path):
-    assert MiniLMEmbedder(path=tmp_path / "missing").batch_size == 32
+    assert MiniLMEmbedder(path=tmp_path / "missing")._loaded is None
 
 
 def test_a_folder_without_a_model_is_refused_by_name(tmp_path):
@@ -288,7 +288,9 @@ def short():
 
 
 def test_a_text_that_is_cut_is_warned_of(short):
-    with pytest.warns(ClusterLLMWarning, match=r"^1 text.* limit of 8 tokens"):
+    with pytest.warns(
+        ClusterLLMWarning, match="^texts that are longer than the model.s limit of 8 tokens are cut there$"
+    ):
         short.embed(["one two three four five six seven", "one two"])
 
 

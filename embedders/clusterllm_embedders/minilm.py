@@ -21,15 +21,19 @@ class MiniLMEmbedder(SentenceTransformerEmbedder):
         batch_size: Likewise.
         max_length: Likewise.
         path: A folder written by ``save``, loaded in place of the packaged weights.
+        batch_tokens: As of :class:`SentenceTransformerEmbedder`.
+        backend: Likewise.
     """
 
     def __init__(
         self,
         device: str | None = None,
         precision: str = "auto",
-        batch_size: int = 32,
+        batch_size: int | None = None,
         max_length: int | None = None,
         path: str | Path | None = None,
+        batch_tokens: int | None = None,
+        backend: str = "torch",
     ) -> None:
         super().__init__(
             MODEL,
@@ -38,6 +42,8 @@ class MiniLMEmbedder(SentenceTransformerEmbedder):
             batch_size=batch_size,
             max_length=max_length,
             path=_packaged() if path is None else path,
+            batch_tokens=batch_tokens,
+            backend=backend,
         )
 
 

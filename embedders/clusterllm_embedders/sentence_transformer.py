@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clusterllm_embedders.batching import Batches, Forward
 from clusterllm_embedders.precision import autocast, check_precision, resolve_precision
 from clusterllm_plugins.embedding import distinct_longest_first
 from clusterllm_plugins.errors import ClusterLLMError, ClusterLLMWarning, MissingExtraError
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from clusterllm_embedders.finetuning import Training
+
+BACKENDS = ("torch", "onnx")
 
 
 class SentenceTransformerEmbedder:
@@ -36,11 +39,14 @@ class SentenceTransformerEmbedder:
         prefix: What stands before every text; by default what the model's family wants (``"query: "`` for E5).
         device: ``"cpu"``, ``"cuda"``, ...; ``None`` takes a GPU where there is one, when the model is loaded.
         precision: ``"fp32"``, ``"bf16"``, or ``"auto"``: bf16 where the processor multiplies it natively.
-        batch_size: Texts a forward pass.
+        batch_size: The most texts a forward pass; ``None`` = as many as the budget of tokens takes.
         max_length: Tokens after which a text is cut; ``None`` = the model's own limit.
         normalize: Whether vectors are scaled to length 1.
         trust_remote_code: Whether a model from the hub may run code of its own.
         path: A folder written by :meth:`save`, loaded in place of ``model``.
+        batch_tokens: The most tokens a forward pass, padding included, where it is more than one text; ``None`` = what
+            suits the device.
+        backend: ``"torch"``, or ``"onnx"``: ONNX Runtime, on the CPU in fp32 (the extra ``onnx``).
     """
 
     def __init__(
@@ -50,18 +56,24 @@ class SentenceTransformerEmbedder:
         prefix: str | None = None,
         device: str | None = None,
         precision: str = "auto",
-        batch_size: int = 32,
+        batch_size: int | None = None,
         max_length: int | None = None,
         normalize: bool = True,
         trust_remote_code: bool = False,
         path: str | Path | None = None,
+        batch_tokens: int | None = None,
+        backend: str = "torch",
     ) -> None:
         if importlib.util.find_spec("sentence_transformers") is None:
             raise MissingExtraError("embedder 'sentence-transformers'", "transformers")
         check_precision(precision)
+        check_backend(backend, precision, device)
+        _check_positive(batch_size=batch_size, batch_tokens=batch_tokens)
         self.model_name = model
         self.prefix = prefix_of(model, instruction) if prefix is None else prefix
         self.batch_size = batch_size
+        self.batch_tokens = batch_tokens
+        self.backend = backend
         self.normalize = normalize
         self._source = str(model if path is None else path)
         self._device = device
@@ -70,6 +82,11 @@ class SentenceTransformerEmbedder:
         self._trust = trust_remote_code
         self._loaded: SentenceTransformer | None = None
         self._digest: str | None = None
+        self._batches: Batches | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # For the processes of spaCy's n_process: a session of ONNX Runtime cannot go there, and is made again.
+        return self.__dict__ | {"_batches": None}
 
     @property
     def model(self) -> SentenceTransformer:
@@ -81,9 +98,10 @@ class SentenceTransformerEmbedder:
     def _load(self) -> SentenceTransformer:
         from sentence_transformers import SentenceTransformer
 
+        device = "cpu" if self.backend == "onnx" else self._device
         try:
             with without_bars():
-                model = SentenceTransformer(self._source, device=self._device, trust_remote_code=self._trust)
+                model = SentenceTransformer(self._source, device=device, trust_remote_code=self._trust)
         except (OSError, ValueError) as error:
             reason = str(error).strip().split("\n", 1)[0]
             raise ClusterLLMError(
@@ -97,7 +115,7 @@ class SentenceTransformerEmbedder:
     @property
     def precision(self) -> str:
         """The precision that is used on the model's device."""
-        return resolve_precision(self._precision, str(self.model.device))
+        return "fp32" if self.backend == "onnx" else resolve_precision(self._precision, str(self.model.device))
 
     @property
     def fingerprint(self) -> str:
@@ -110,53 +128,50 @@ class SentenceTransformerEmbedder:
             self._digest = digest.hexdigest()[:16]
         name = Path(self.model_name).name
         limit = self.model.max_seq_length
-        return f"sentence-transformers:{name}:{self._digest}:{self.precision}:{limit}:{self.prefix!r}:{self.normalize}"
+        backend = "" if self.backend == "torch" else f":{self.backend}"
+        return (
+            f"sentence-transformers:{name}:{self._digest}:{self.precision}:{limit}:{self.prefix!r}:{self.normalize}"
+            f"{backend}"
+        )
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Return one vector per text, float32, shape (n_texts, dim).
 
-        Equal texts are embedded once, and a batch holds texts of about one length. A text that is longer than
-        the model's limit is cut, with a warning.
+        Equal texts are embedded once, in batches of texts of about one length. A text that is longer than the model's
+        limit is cut, with a warning. Of one text in other company, the last bits of its vector can differ, as those
+        of a sum do in another order.
         """
         distinct, places = distinct_longest_first([self.prefix + text for text in texts])
-        self._warn_of_cut(distinct)
-        model, batches = self.model, []
-        with autocast(self.precision, str(model.device)):
-            for start in range(0, len(distinct), self.batch_size):
-                batch = distinct[start : start + self.batch_size]
-                batches.append(
-                    model.encode(
-                        batch,
-                        batch_size=self.batch_size,
-                        convert_to_numpy=True,
-                        normalize_embeddings=self.normalize,
-                        show_progress_bar=False,
-                    )
-                )
-        if not batches:
+        if not distinct:
             return np.empty((0, self.dimensions), dtype=np.float32)
-        vectors: Vectors = np.concatenate(batches).astype(np.float32)[places]
-        return vectors
+        if self._batches is None:
+            self._batches = Batches(self.model, self._forward(), self.normalize, self.batch_tokens, self.batch_size)
+        with autocast(self.precision, str(self.model.device)):
+            return self._batches.vectors(distinct, self._warn_of_cut)[places]
+
+    def _forward(self) -> Forward:
+        """Return what turns features into vectors."""
+        model = self.model
+        if self.backend == "onnx":
+            from clusterllm_embedders.onnx_runtime import OnnxForward
+
+            return OnnxForward(model, self._source)
+        return lambda features: model(features)["sentence_embedding"]
 
     @property
     def dimensions(self) -> int:
         """The size of a vector."""
         return int(self.model.get_embedding_dimension() or 0)
 
-    def _warn_of_cut(self, texts: Sequence[str]) -> None:
-        limit = self.model.max_seq_length
-        if limit is None:
-            return
+    def _warn_of_cut(self, texts: Sequence[str], limit: int) -> None:
+        """Warn where one of ``texts``, which all fill the model's limit, is longer."""
         tokenizer = self.model.tokenizer
-        # A token is at least a byte: only texts longer than that need counting.
-        longest = limit - tokenizer.num_special_tokens_to_add()
-        long = [text for text in texts if len(text.encode()) > longest]
-        cut = sum(len(tokenizer(text, truncation=False, verbose=False)["input_ids"]) > limit for text in long)
-        if cut:
+        if any(len(tokenizer(text, truncation=False, verbose=False)["input_ids"]) > limit for text in texts):
+            # Without their number: texts come in blocks, and this is to be said once.
             warnings.warn(
-                f"{cut} texts are longer than the model's limit of {limit} tokens and are cut there",
+                f"texts that are longer than the model's limit of {limit} tokens are cut there",
                 ClusterLLMWarning,
-                stacklevel=3,
+                stacklevel=5,
             )
 
     def finetune(
@@ -202,6 +217,8 @@ class SentenceTransformerEmbedder:
             max_length=self._max_length,
             normalize=self.normalize,
             trust_remote_code=self._trust,
+            batch_tokens=self.batch_tokens,
+            backend=self.backend,
         )
 
     def save(self, folder: Path) -> None:
@@ -209,6 +226,26 @@ class SentenceTransformerEmbedder:
         model = self.model
         with without_bars():
             model.save(str(folder), create_model_card=False, safe_serialization=True)
+
+
+def check_backend(backend: str, precision: str, device: str | None) -> None:
+    """Raise :class:`ClusterLLMError` for an unknown backend, or for what it cannot do."""
+    if backend not in BACKENDS:
+        raise ClusterLLMError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
+    if backend == "torch":
+        return
+    if any(importlib.util.find_spec(package) is None for package in ("onnx", "onnxruntime")):
+        raise MissingExtraError("backend 'onnx'", "onnx")
+    if precision == "bf16":
+        raise ClusterLLMError("backend 'onnx' runs in fp32: leave precision out, or take backend 'torch'")
+    if device not in (None, "cpu"):
+        raise ClusterLLMError(f"backend 'onnx' runs on the CPU, not on {device!r}: take backend 'torch'")
+
+
+def _check_positive(**settings: int | None) -> None:
+    for name, value in settings.items():
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ClusterLLMError(f"{name} must be a whole number of at least 1 or None, not {value!r}")
 
 
 def prefix_of(model: str, instruction: str | None) -> str:
