@@ -34,11 +34,15 @@ def check_settings(settings: dict[str, Any]) -> None:
     if instruction is not None and not isinstance(instruction, str):
         raise ClusterLLMError(f"instruction must be a text or None, not {instruction!r}")
     for name in ("store", "cache"):
-        path = settings.get(name)  # the components of spaCy have no cache
-        if path is not None and not isinstance(path, str | Path):
-            raise ClusterLLMError(f"{name} must be a path or None, not {path!r}")
+        check_path(name, settings.get(name))  # some components have no cache
     check_redact(settings["redact"])
     _check_demonstrations(settings["demonstrations"], quoted=not settings["redact"])
+
+
+def check_path(name: str, path: Any) -> None:
+    """Raise :class:`ClusterLLMError` for what is neither a path nor None."""
+    if path is not None and not isinstance(path, str | Path):
+        raise ClusterLLMError(f"{name} must be a path or None, not {path!r}")
 
 
 def check_redact(redact: Any) -> None:

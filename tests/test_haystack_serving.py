@@ -181,11 +181,7 @@ def test_an_embedder_that_learns_does_so_from_the_first_documents_only(texts):
     np.testing.assert_allclose([doc.embedding for doc in again], [doc.embedding for doc in first[:3]], atol=1e-6)
 
 
-def test_prefix_suffix_and_meta_fields_are_embedded_along(texts, tmp_path, monkeypatch):
-    from spacy_kit import install_plugin
-
-    install_plugin(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
+def test_prefix_suffix_and_meta_fields_are_embedded_along(words):
     component = ClusterLLMDocumentEmbedder(
         embedder="words", prefix="a ", suffix=" z", meta_fields_to_embed=["title"], embedding_separator=" | "
     )
@@ -220,6 +216,42 @@ def test_a_model_of_precomputed_embeddings_embeds_nothing(tmp_path):
 def test_a_text_embedder_does_not_learn_from_a_single_text():
     with pytest.raises(ClusterLLMError, match="embedder 'lsa' learns from the corpus"):
         ClusterLLMTextEmbedder(embedder="lsa").run("late")
+
+
+@pytest.fixture
+def words(tmp_path, monkeypatch):
+    from spacy_kit import install_plugin
+
+    install_plugin(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def test_a_cache_spares_the_second_component_all_embedding(texts, words, tmp_path, monkeypatch):
+    parameters = {"embedder": "words", "cache": str(tmp_path / "vectors"), "progress_bar": False}
+    first = ClusterLLMDocumentEmbedder(**parameters).run(documents(texts))
+    again = ClusterLLMDocumentEmbedder.from_dict(ClusterLLMDocumentEmbedder(**parameters).to_dict())
+    again.warm_up()
+    monkeypatch.setattr(type(again._embedder), "embed", lambda *_: pytest.fail("a text is embedded again"))
+    assert again.run(documents(texts)) == first
+    assert ClusterLLMTextEmbedder(**parameters).run(texts[0])["embedding"] == first["documents"][0].embedding
+
+
+@pytest.mark.parametrize("make", [clusterer, selector])
+def test_a_fit_keeps_vectors_in_its_cache(texts, tmp_path, make):
+    make(embedder=LSA, cache=str(tmp_path / "vectors")).run(documents(texts))
+    assert list((tmp_path / "vectors").glob("*.f32"))
+
+
+def test_all_in_one_keeps_vectors_in_its_cache(texts, tmp_path):
+    ClusterLLMDocumentGrouper(embedder=LSA, n_clusters=[2, 4], cache=str(tmp_path / "vectors"), progress_bar=False).run(
+        documents=documents(texts)
+    )
+    assert list((tmp_path / "vectors").glob("*.f32"))
+
+
+def test_a_fitted_model_has_no_cache(tmp_path):
+    with pytest.raises(ClusterLLMError, match="takes artifact_path or cache, not both"):
+        ClusterLLMDocumentEmbedder(artifact_path="folder", cache=str(tmp_path))
 
 
 def test_each_embedder_names_the_other():

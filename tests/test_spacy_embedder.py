@@ -67,6 +67,19 @@ def test_a_stream_is_embedded_in_batches(texts, words):
     assert sizes == [4, 4, 2]
 
 
+def test_a_cache_spares_the_second_pipeline_all_embedding(texts, words, tmp_path, monkeypatch):
+    config = {"embedder": "words", "cache": str(tmp_path / "vectors")}
+    first = [doc._.clusterllm_vector for doc in alone(**config).pipe(texts)]
+    nlp = alone(**config)
+    monkeypatch.setattr(type(nlp.get_pipe("clusterllm_embedder").embedder), "embed", None)
+    np.testing.assert_array_equal([doc._.clusterllm_vector for doc in nlp.pipe(texts)], first)
+
+
+def test_a_cache_that_is_no_path_is_refused():
+    with pytest.raises(ClusterLLMError, match="cache must be a path or None, not 3"):
+        alone(embedder="lsa", cache=3)
+
+
 def test_vectors_do_not_keep_their_batch_in_memory(texts):
     doc = next(lsa(texts).pipe(texts))
     assert doc._.clusterllm_vector.base is None

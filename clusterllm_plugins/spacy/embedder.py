@@ -26,7 +26,7 @@ from clusterllm_plugins.embedding import embed_texts, fit_if_needed
 from clusterllm_plugins.errors import ArtifactError, ClusterLLMError
 from clusterllm_plugins.plugins import Plugins
 from clusterllm_plugins.protocols import Embedder, Vectors, has_methods, is_trainable, optional
-from clusterllm_plugins.settings import check_redact
+from clusterllm_plugins.settings import check_path, check_redact
 from clusterllm_plugins.spacy.attributes import PREFIX, Attributes
 from clusterllm_plugins.spacy.base import Arrays, ClusterLLMPipe
 from clusterllm_plugins.spacy.corpora import CorpusReader, corpus_docs, texts_of, through_pipeline
@@ -46,6 +46,7 @@ class ClusterLLMEmbedder(ClusterLLMPipe):
         span_key: Embed the spans of this group instead of docs; ``"sents"`` and ``"ents"`` are sentences and entities.
         set_doc_vector: Whether ``doc.vector`` and ``doc.similarity`` use the vector too, by a hook on each doc; hooks
             do not survive serialization, nor the way back from a worker process.
+        cache: Folder that keeps the vectors, so that no text is embedded twice; ``None`` keeps none.
 
     Raises:
         ClusterLLMError: If something given cannot be used; the message says what to do.
@@ -61,6 +62,7 @@ class ClusterLLMEmbedder(ClusterLLMPipe):
         prefix: str = PREFIX,
         span_key: str | None = None,
         set_doc_vector: bool = False,
+        cache: str | Path | None = None,
     ) -> None:
         settings = {
             "embedder": embedder,
@@ -68,6 +70,7 @@ class ClusterLLMEmbedder(ClusterLLMPipe):
             "prefix": prefix,
             "span_key": span_key,
             "set_doc_vector": set_doc_vector,
+            "cache": cache,
         }
         super().__init__(nlp, name, settings)
         with self._named_errors():
@@ -75,6 +78,7 @@ class ClusterLLMEmbedder(ClusterLLMPipe):
             if set_doc_vector and span_key is not None:
                 raise ClusterLLMError("set_doc_vector works on docs, not with span_key")
             check_redact(redact)
+            check_path("cache", cache)
             self.attributes = Attributes(prefix)
             self.attributes.register(self.attributes.vector, self.attributes.space)
             plugins = Plugins()
@@ -82,6 +86,7 @@ class ClusterLLMEmbedder(ClusterLLMPipe):
             self._plain, self._spec = resolve_embedder(plugins, embedder)
         self.redact = tuple(redact)
         self.span_key = span_key
+        self.cache = cache
         self._set_doc_vector = set_doc_vector
         self._use(self._plain, self._first_space)
 
@@ -113,7 +118,7 @@ class ClusterLLMEmbedder(ClusterLLMPipe):
             return np.zeros((0, 0), dtype=np.float32)
         if not kept:
             return np.zeros((len(clean), self._empty_width()), dtype=np.float32)
-        some = embed_texts(self._embedder, [clean[place] for place in kept])
+        some = embed_texts(self._embedder, [clean[place] for place in kept], cache=self.cache)
         if len(some) == len(clean):
             return some
         vectors = np.zeros((len(clean), some.shape[1]), dtype=np.float32)

@@ -30,10 +30,11 @@ register_defaults()
         "prefix": PREFIX,
         "span_key": None,
         "set_doc_vector": False,
+        "cache": None,
     },
 )
 def make_embedder(
-    nlp: Language, name: str, embedder: Any, redact: Any, prefix: Any, span_key: Any, set_doc_vector: bool
+    nlp: Language, name: str, embedder: Any, redact: Any, prefix: Any, span_key: Any, set_doc_vector: bool, cache: Any
 ) -> ClusterLLMEmbedder:
     """Make the component ``clusterllm_embedder``; the settings are those of :class:`ClusterLLMEmbedder`."""
     return ClusterLLMEmbedder(
@@ -44,6 +45,7 @@ def make_embedder(
         prefix=prefix,
         span_key=span_key,
         set_doc_vector=set_doc_vector,
+        cache=cache,
     )
 
 

@@ -61,6 +61,7 @@ class ClusterLLMClusterer(AskingComponent):
         demonstrations: list[list[str]] | None = None,
         redact: list[Any] | None = None,
         store: str | None = None,
+        cache: str | None = None,
         random_state: int = 0,
         artifact_path: str | None = None,
         meta_prefix: str = "cluster",
@@ -92,6 +93,7 @@ class ClusterLLMClusterer(AskingComponent):
             demonstrations: Worked examples `[left, right, "yes" or "no"]` for the yes/no questions.
             redact: Registered redactors, applied in this order before any text goes anywhere.
             store: Path of the SQLite file that keeps the answers; a second run asks only what is missing.
+            cache: Folder that keeps the vectors of `embedder`, so that a second run embeds nothing; `None` keeps none.
             random_state: A seed.
             artifact_path: Folder that the fitted model is saved to, for `ClusterLLMAssigner` and the embedders.
             meta_prefix: What the keys in `meta` start with.

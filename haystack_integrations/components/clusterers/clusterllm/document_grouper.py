@@ -35,6 +35,7 @@ class ClusterLLMDocumentGrouper(WithParameters):
         max_questions: int = 1024,
         max_granularity_questions: int = 594,
         store: str | None = None,
+        cache: str | None = None,
         max_workers: int = 3,
         raise_on_failure: bool = False,
         progress_bar: bool = True,
@@ -51,6 +52,7 @@ class ClusterLLMDocumentGrouper(WithParameters):
             max_questions: Hard cap on distinct questions about what belongs together.
             max_granularity_questions: Hard cap on distinct yes/no questions about how many groups there are.
             store: Path of the SQLite file that keeps the answers.
+            cache: Folder that keeps the vectors of `embedder`, so that a second run embeds nothing.
             max_workers: Calls of the chat generator at once.
             raise_on_failure: Whether a call that fails, or a document that cannot be used, is an error.
             progress_bar: Whether to show progress bars on a terminal.
@@ -69,7 +71,8 @@ class ClusterLLMDocumentGrouper(WithParameters):
         }
         self.pipeline = Pipeline()
         self.pipeline.add_component(
-            "embedder", document_embedder or ClusterLLMDocumentEmbedder(embedder=embedder, progress_bar=progress_bar)
+            "embedder",
+            document_embedder or ClusterLLMDocumentEmbedder(embedder=embedder, cache=cache, progress_bar=progress_bar),
         )
         self.pipeline.add_component(
             "selector",

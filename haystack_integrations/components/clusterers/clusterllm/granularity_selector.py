@@ -40,6 +40,7 @@ class ClusterLLMGranularitySelector(AskingComponent):
         demonstrations: list[list[str]] | None = None,
         redact: list[Any] | None = None,
         store: str | None = None,
+        cache: str | None = None,
         random_state: int = 0,
         meta_fields_to_embed: list[str] | None = None,
         embedding_separator: str = "\n",
@@ -66,6 +67,7 @@ class ClusterLLMGranularitySelector(AskingComponent):
             demonstrations: Worked examples `[left, right, "yes" or "no"]`.
             redact: Registered redactors, applied in this order before any text goes anywhere.
             store: Path of the SQLite file that keeps the answers.
+            cache: Folder that keeps the vectors of `embedder`, so that a second run embeds nothing.
             random_state: A seed.
             meta_fields_to_embed: Fields of `meta` that are looked at along with the content.
             embedding_separator: What stands between these.

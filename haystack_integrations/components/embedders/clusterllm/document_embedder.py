@@ -40,13 +40,14 @@ class ClusterLLMDocumentEmbedder(EmbeddingComponent):
         device: ComponentDevice | None = None,
         prefix: str = "",
         suffix: str = "",
-        batch_size: int = 32,
+        batch_size: int | None = None,
         progress_bar: bool = True,
         normalize_embeddings: bool = True,
         meta_fields_to_embed: list[str] | None = None,
         embedding_separator: str = "\n",
         precision: str = "auto",
         trust_remote_code: bool = False,
+        cache: str | None = None,
     ) -> None:
         """Creates an embedder; nothing is loaded before it is warmed up.
 
@@ -58,16 +59,17 @@ class ClusterLLMDocumentEmbedder(EmbeddingComponent):
             device: Where `model` runs; by default a GPU where there is one, when it is warmed up.
             prefix: What stands before each text.
             suffix: What stands behind each text.
-            batch_size: Texts that `model` embeds at once.
+            batch_size: The most texts that `model` embeds at once; by default as many as suit their lengths.
             progress_bar: Whether to show progress bars on a terminal.
             normalize_embeddings: Whether the embeddings of `model` have length 1.
             meta_fields_to_embed: Fields of `meta` that are embedded along with the content.
             embedding_separator: What stands between these.
             precision: Of `model`: `"fp32"`, `"bf16"`, or `"auto"`: what the processor can do.
             trust_remote_code: Whether `model` may run code of its own.
+            cache: Folder that keeps the vectors, so that no text is embedded twice; not with `artifact_path`.
 
         Raises:
-            ValueError: If more than one of model, embedder and artifact_path is given.
+            ValueError: If more than one of model, embedder and artifact_path is given, or cache with the last.
         """
         self._take_parameters(locals())
 

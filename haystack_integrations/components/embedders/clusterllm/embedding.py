@@ -14,7 +14,7 @@ from clusterllm_plugins.embedding import embed_texts, fit_if_needed
 from clusterllm_plugins.errors import ClusterLLMError
 from clusterllm_plugins.plugins import Plugins, refuse_keys
 from clusterllm_plugins.protocols import Embedder, Vectors
-from haystack_integrations.components.clusterers.clusterllm.parameters import WithParameters
+from haystack_integrations.components.clusterers.clusterllm.parameters import WithParameters, check_one_of
 
 if TYPE_CHECKING:
     from clusterllm_plugins import ClusterLLM
@@ -30,12 +30,13 @@ class EmbeddingComponent(WithParameters):
         """Keep the parameters.
 
         Raises:
-            ClusterLLMError: If more than one of model, embedder and artifact_path is given.
+            ClusterLLMError: If more than one of model, embedder and artifact_path is given, or cache with the last.
         """
         self._keep(parameters)
         given = [name for name in ("model", "embedder", "artifact_path") if self._parameters[name] is not None]
         if len(given) > 1:
             raise ClusterLLMError(f"{type(self).__name__} takes one of {', '.join(given)}, not {len(given)}")
+        check_one_of(type(self).__name__, artifact_path=parameters["artifact_path"], cache=parameters["cache"])
         if isinstance(self._parameters["embedder"], Mapping):
             refuse_keys(self._parameters["embedder"], type(self).__name__)
         self._embedder: Embedder | None = None
@@ -92,4 +93,4 @@ class EmbeddingComponent(WithParameters):
         if self._fitted is not None:
             return self._fitted.embed(texts)
         assert self._embedder is not None
-        return embed_texts(self._embedder, texts, self._parameters["progress_bar"])
+        return embed_texts(self._embedder, texts, self._parameters["progress_bar"], self._parameters["cache"])

@@ -33,11 +33,12 @@ class ClusterLLMTextEmbedder(EmbeddingComponent):
         device: ComponentDevice | None = None,
         prefix: str = "",
         suffix: str = "",
-        batch_size: int = 32,
+        batch_size: int | None = None,
         progress_bar: bool = True,
         normalize_embeddings: bool = True,
         precision: str = "auto",
         trust_remote_code: bool = False,
+        cache: str | None = None,
     ) -> None:
         """Creates an embedder; nothing is loaded before it is warmed up.
 
@@ -54,9 +55,10 @@ class ClusterLLMTextEmbedder(EmbeddingComponent):
             normalize_embeddings: Whether the embeddings of `model` have length 1.
             precision: Of `model`: `"fp32"`, `"bf16"`, or `"auto"`: what the processor can do.
             trust_remote_code: Whether `model` may run code of its own.
+            cache: Folder that keeps the vectors, so that no text is embedded twice; not with `artifact_path`.
 
         Raises:
-            ValueError: If more than one of model, embedder and artifact_path is given.
+            ValueError: If more than one of model, embedder and artifact_path is given, or cache with the last.
         """
         self._take_parameters(locals())
 
