@@ -17,6 +17,7 @@ Probabilities = NDArray[np.float64]
 
 BLOCK = 32_768  # rows at once, where they are scaled or summed up
 DISTANCE_BLOCK = 8192  # rows at once, where each has a distance to every centroid
+SQUARABLE = 1e-15  # below this length, and above its inverse, squares of float32 lose digits or overflow
 # Above so many rows k-means starts from a sample and goes on in a few passes (see ``kmeans_of_many``).
 SAMPLED_ABOVE = 20_000
 
@@ -41,8 +42,14 @@ def normalise(vectors: Vectors, rows: NDArray[np.int64] | None = None) -> Vector
     scaled: Vectors = np.empty((len(vectors) if rows is None else len(rows), vectors.shape[1]), dtype=np.float32)
     for part in blocks(len(scaled)):
         some = np.asarray(vectors[part] if rows is None else vectors[rows[part]])
-        lengths = np.linalg.norm(some, axis=1, keepdims=True)
+        with np.errstate(over="ignore"):
+            lengths = np.linalg.norm(some, axis=1, keepdims=True)
+        odd = np.flatnonzero(~((lengths > SQUARABLE) & (lengths < 1 / SQUARABLE)))
         scaled[part] = some / np.where(lengths > 0, lengths, 1)
+        if len(odd):  # zeros, and rows whose squares float32 does not hold
+            rest = some[odd].astype(np.float64)
+            lengths = np.linalg.norm(rest, axis=1, keepdims=True)
+            scaled[part.start + odd] = rest / np.where(lengths > 0, lengths, 1)
     return scaled
 
 

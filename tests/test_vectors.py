@@ -58,6 +58,14 @@ def test_normalising_keeps_the_direction(vectors):
     assert np.allclose(normalise(vectors) * lengths, vectors, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [1e-37, 1e-30, 1e30, 1e37])
+def test_rows_whose_squares_float32_does_not_hold_are_normalised(size):
+    vectors = random_vectors(5, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.allclose(normalise(vectors * np.float32(size)), normalise(vectors), atol=1e-6)
+
+
 def test_some_rows_are_normalised_as_all_are(monkeypatch):
     monkeypatch.setattr("clusterllm_plugins.vectors.BLOCK", 3)
     vectors, rows = random_vectors(10, 4), np.array([7, 0, 9, 2, 2])
