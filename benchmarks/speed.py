@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import DATA, HERE, SEEDS, DataSet, Results, load, score, table, write_section
+from speed_training import training
 
 from clusterllm_embedders.minilm import MiniLMEmbedder
 from clusterllm_embedders.precision import resolve_precision
@@ -153,7 +154,7 @@ def embedding(sets: dict[str, DataSet], results: Results) -> str:
     )
 
 
-PARTS = {"embedding": embedding}
+PARTS = {"embedding": embedding, "training": training}
 
 
 def main() -> None:

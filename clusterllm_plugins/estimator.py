@@ -38,6 +38,8 @@ from clusterllm_plugins.vectors import assigned, blocks
 
 Spec = str | Mapping[str, Any]
 
+CHECKPOINTS = "finetuning"  # the folder in the cache
+
 
 class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """Cluster texts with the help of an oracle, after ClusterLLM (Zhang, Wang and Shang, EMNLP 2023).
@@ -61,7 +63,8 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         random_state: A seed.
         cache: A folder that keeps the embedder's vectors of the texts that are fitted, with their hashes and without
             the texts: a second fit embeds nothing, an interrupted one goes on. ``None`` keeps nothing. Vectors of a
-            fine-tuned embedder, and those of :meth:`predict`, are not kept.
+            fine-tuned embedder, and those of :meth:`predict`, are not kept; its weights are, of the last two
+            fine-tunings (once the size of the model each, three times while one is made).
 
     Attributes:
         labels_: int64, shape (n_texts,); -1 for an empty text.
@@ -412,7 +415,8 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         else:
             embedder, spec = resolve_embedder(plugins, self.embedder)
             fit_if_needed(embedder, [corpus.texts[position] for position in corpus.kept], self.progress)
-            space = Space(embedder, frozen=embeddings is not None)
+            checkpoints = None if self.cache is None else Path(self.cache) / CHECKPOINTS
+            space = Space(embedder, frozen=embeddings is not None, checkpoints=checkpoints)
         if embeddings is not None:
             return space, spec, check_embeddings(embeddings, len(corpus.texts))
         return space, spec, embed_corpus(corpus, space, self.progress, self.cache)

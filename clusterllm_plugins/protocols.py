@@ -75,7 +75,11 @@ class Embedder(Protocol):
 
 
 class TrainableEmbedder(Embedder, Protocol):
-    """An embedder that can be fine-tuned on triplets."""
+    """An embedder that can be fine-tuned on triplets.
+
+    Where ``finetune`` has a parameter ``checkpoints``, it is given a folder by that name, or nothing: there it may keep
+    the state of a run, so that one that was killed goes on, and the result, so that it is not made again.
+    """
 
     def finetune(
         self,

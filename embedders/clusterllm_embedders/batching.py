@@ -39,6 +39,26 @@ Forward = Callable[[Features], "torch.Tensor"]
 Warn = Callable[[Sequence[str], int], None]
 
 
+def default_prompt(model: SentenceTransformer) -> str | None:
+    """Return what a model by its own configuration puts before each text."""
+    return model.prompts.get(model.default_prompt_name or "") or None
+
+
+def is_padded(features: Features, n_texts: int) -> bool:
+    """Return whether features have a row of tokens per text; those of static embeddings and the like have not."""
+    import torch
+
+    mask = features.get("attention_mask")
+    return isinstance(mask, torch.Tensor) and mask.ndim == 2 and len(mask) == n_texts
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error says that memory does not suffice."""
+    import torch
+
+    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or bool(_NO_MEMORY.search(str(error)))
+
+
 class Batches:
     """Puts texts through a model.
 
@@ -78,17 +98,13 @@ class Batches:
         return np.concatenate(parts)
 
     def _tokenized(self, texts: Sequence[str], warn: Warn) -> Vectors:
-        import torch
-
         model = self._model
-        prompt = model.prompts.get(model.default_prompt_name or "") or None
-        features = model.preprocess(list(texts), prompt=prompt)
-        mask = features.get("attention_mask")
-        if not (isinstance(mask, torch.Tensor) and mask.ndim == 2 and len(mask) == len(texts)):
+        features = model.preprocess(list(texts), prompt=default_prompt(model))
+        if not is_padded(features, len(texts)):
             # Static embeddings and the like have no padding, and no limit that batches must keep to.
             whole = model.encode(list(texts), normalize_embeddings=self._normalize, show_progress_bar=False)
             return np.asarray(whole, dtype=np.float32)
-        lengths: NDArray[np.int64] = mask.sum(dim=1).numpy()
+        lengths: NDArray[np.int64] = features["attention_mask"].sum(dim=1).numpy()
         limit = model.max_seq_length
         if limit is not None and lengths.max() >= limit:
             warn([texts[row] for row in np.flatnonzero(lengths >= limit).tolist()], limit)
@@ -142,7 +158,7 @@ class Batches:
                 moved = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in part.items()}
                 return self._finished(self._forward(moved))
         except Exception as error:
-            if not (isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or _NO_MEMORY.search(str(error))):
+            if not is_out_of_memory(error):
                 raise
         # Beyond the except clause, where the error no longer holds what was computed.
         if torch.cuda.is_available():

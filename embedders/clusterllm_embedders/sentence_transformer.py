@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clusterllm_embedders.batching import Batches, Forward
+from clusterllm_embedders.batching import Batches, Forward, default_prompt
 from clusterllm_embedders.precision import autocast, check_precision, resolve_precision
 from clusterllm_plugins.embedding import distinct_longest_first
 from clusterllm_plugins.errors import ClusterLLMError, ClusterLLMWarning, MissingExtraError
@@ -45,7 +45,7 @@ class SentenceTransformerEmbedder:
         trust_remote_code: Whether a model from the hub may run code of its own.
         path: A folder written by :meth:`save`, loaded in place of ``model``.
         batch_tokens: The most tokens a forward pass, padding included, where it is more than one text; ``None`` = what
-            suits the device.
+            suits the device. Also of fine-tuning.
         backend: ``"torch"``, or ``"onnx"``: ONNX Runtime, on the CPU in fp32 (the extra ``onnx``).
     """
 
@@ -182,6 +182,7 @@ class SentenceTransformerEmbedder:
         seed: int = 0,
         progress: bool = False,
         training: Training | None = None,
+        checkpoints: Path | None = None,
     ) -> SentenceTransformerEmbedder:
         """Return a new embedder that has learnt from triplets (paper, section 3.1).
 
@@ -191,18 +192,33 @@ class SentenceTransformerEmbedder:
             seed: Decides the order of the triplets and the dropout.
             progress: Whether to show a progress bar.
             training: The hyperparameters; by default the published ones for the model's family.
-        """
-        from clusterllm_embedders.finetuning import finetuned, training_for
+            checkpoints: A folder from which a killed run goes on, to the same weights on as many threads, and a
+                finished one is not made again. While training it takes three times the disk space of the model in
+                fp32 for each of the last two runs, then once.
 
+        Raises:
+            ClusterLLMError: If a single text does not fit into memory.
+        """
+        from clusterllm_embedders.checkpoints import Checkpoints
+        from clusterllm_embedders.finetuning import finetuned, identity_of, training_for
+
+        training = training or training_for(self.model_name)
+        kept = None
+        if checkpoints is not None:
+            prompt, device = default_prompt(self.model), self.model.device.type
+            identity = identity_of(self.fingerprint, prompt, texts, triplets, training, seed, self.batch_tokens, device)
+            kept = Checkpoints(checkpoints, identity)
         tuned = self._like()
         tuned._loaded = finetuned(
             self.model,
             [self.prefix + text for text in texts],
             triplets,
-            training=training or training_for(self.model_name),
+            training=training,
             precision=self.precision,
             seed=seed,
             progress=progress,
+            tokens=self.batch_tokens,
+            checkpoints=kept,
         )
         return tuned
 
