@@ -1,4 +1,5 @@
 import pickle
+import threading
 import warnings
 
 import numpy as np
@@ -48,7 +49,7 @@ def passes():
 def counted(model, passes):
     """Make batches whose vectors are a text's sum of token ids and its number of tokens."""
 
-    def make(tokens=64, most=None, limit=10**9, error=None):
+    def make(tokens=64, most=None, limit=10**9, error=None, parallel=False):
         def forward(features):
             ids, mask = features["input_ids"], features["attention_mask"]
             if ids.numel() > limit:
@@ -56,7 +57,7 @@ def counted(model, passes):
             passes.append(tuple(ids.shape))
             return torch.stack([(ids * mask).sum(dim=1), mask.sum(dim=1)], dim=1)
 
-        return Batches(model, forward, False, tokens, most)
+        return Batches(model, forward, False, tokens, most, parallel)
 
     return make
 
@@ -206,6 +207,69 @@ def test_a_batch_that_does_not_fit_is_halved_and_it_is_said_once(counted, passes
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run(batches, TEXTS)
+
+
+@pytest.fixture
+def two_threads():
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+def test_each_core_has_a_batch_of_its_own(counted, model, two_threads, monkeypatch):
+    seen = []
+    both = threading.Barrier(2, timeout=20)  # passed only where two threads are in there at once
+    batches = counted(parallel=True, tokens=200)
+    forward = batches._forward
+
+    def watched(features):
+        if len(seen) < 2:
+            seen.append((torch.get_num_threads(), threading.current_thread()))
+            both.wait()
+        return forward(features)
+
+    monkeypatch.setattr(batches, "_forward", watched)
+    vectors = run(batches, TEXTS)
+    np.testing.assert_array_equal(vectors, run(counted(tokens=200), TEXTS))
+    assert [threads for threads, _ in seen] == [1, 1]
+    assert seen[0][1] is not seen[1][1]
+
+
+def test_the_number_of_threads_stays(counted, two_threads):
+    run(counted(parallel=True), TEXTS)
+    found = []
+    thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert [torch.get_num_threads(), *found] == [2, 2]
+
+
+def test_in_threads_a_batch_that_does_not_fit_is_halved_and_it_is_said_once(counted, two_threads):
+    batches = counted(tokens=256, limit=100, error=MemoryError(), parallel=True)
+    with pytest.warns(ClusterLLMWarning, match="out of memory") as told:
+        vectors = run(batches, TEXTS)
+    assert len(told) == 1
+    np.testing.assert_array_equal(vectors, run(counted(), TEXTS))
+
+
+def test_an_error_in_a_thread_is_raised(counted, two_threads):
+    with pytest.raises(ValueError, match="odd"):
+        run(counted(tokens=256, limit=100, error=ValueError("odd"), parallel=True), TEXTS)
+
+
+def test_threads_give_the_vectors_of_one(two_threads):
+    embedder = MiniLMEmbedder(device="cpu")
+    several = embedder.embed(TEXTS * 3)
+    torch.set_num_threads(1)
+    np.testing.assert_array_equal(embedder.embed(TEXTS * 3), several)
+
+
+@pytest.mark.parametrize("rope", ["dynamic", "longrope"])
+def test_a_model_that_a_pass_changes_has_one_thread_at_a_time(model, rope, monkeypatch):
+    embedder = MiniLMEmbedder(device="cpu")
+    assert embedder._may_run_in_parallel()
+    monkeypatch.setattr(embedder.model[0], "rope_type", rope, raising=False)
+    assert not embedder._may_run_in_parallel()
 
 
 def test_a_single_text_that_does_not_fit_is_an_error_of_one_line(counted):

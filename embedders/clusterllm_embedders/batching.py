@@ -1,14 +1,16 @@
 """Texts through a sentence-transformers model in batches of so many tokens, not of so many texts.
 
 Texts are tokenized once, sorted by their number of tokens, and cut into batches whose texts, padded to the longest,
-keep to a budget. A batch that does not fit into memory is halved and tried again.
+keep to a budget. On a CPU each core takes a batch of its own: the threads of one batch wait for each other at every
+layer. A batch that does not fit into memory is halved and tried again.
 """
 
 from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,16 +70,24 @@ class Batches:
         normalize: Whether vectors are scaled to length 1.
         tokens: The budget of a batch, padding included; ``None`` = what suits the device.
         most: The most texts of a batch, or ``None``.
+        parallel: Whether several threads may be in ``forward`` at once.
     """
 
     def __init__(
-        self, model: SentenceTransformer, forward: Forward, normalize: bool, tokens: int | None, most: int | None
+        self,
+        model: SentenceTransformer,
+        forward: Forward,
+        normalize: bool,
+        tokens: int | None,
+        most: int | None,
+        parallel: bool = False,
     ) -> None:
         self._model = model
         self._forward = forward
         self._normalize = normalize
         self._most = most
         self.tokens = tokens or (CPU_TOKENS if model.device.type == "cpu" else OTHER_TOKENS)
+        self._parallel = parallel
         self._halved = False
 
     def vectors(self, texts: Sequence[str], warn: Warn) -> Vectors:
@@ -116,21 +126,39 @@ class Batches:
 
     def _in_order(self, features: Features, order: NDArray[np.int64], lengths: list[int]) -> Vectors:
         """Return the vectors of the rows of ``features`` in ``order``, whose lengths fall."""
-        parts, start = [], 0
+        done: list[Vectors] = []
+        start = 0
         while start < len(order):
-            end = end_of_batch(lengths, start, self.tokens, self._most)
-            found = self._tried(self._part(features, order[start:end], lengths[start]))
-            if found is not None:
-                parts.append(found)
-                start = end
-            elif end - start > 1:
-                self._halve((end - start) * lengths[start])
-            else:
-                raise ClusterLLMError(
-                    f"embedder 'sentence-transformers': out of memory at a text of {lengths[start]} tokens on "
-                    f"{self._model.device}; set max_length lower, take a smaller model or another device"
-                )
-        return np.concatenate(parts)
+            batches = []
+            first = start
+            while first < len(order):
+                end = end_of_batch(lengths, first, self.tokens, self._most)
+                batches.append(slice(first, end))
+                first = end
+            parts = [self._part(features, order[batch], lengths[batch.start]) for batch in batches]
+            for batch, found in zip(batches, self._all_tried(parts), strict=False):
+                if found is None:
+                    self._halve(batch.stop - batch.start, lengths[batch.start])
+                    break
+                done.append(found)
+                start = batch.stop
+        return np.concatenate(done)
+
+    def _all_tried(self, parts: Sequence[Features]) -> Iterator[Vectors | None]:
+        """Yield what :meth:`_tried` returns for each batch, in order."""
+        import torch
+
+        threads = torch.get_num_threads()
+        workers = min(threads, len(parts)) if self._parallel else 1
+        if workers == 1:
+            yield from map(self._tried, parts)
+            return
+        try:
+            # Of a pool that ends with them: threads that wait for work would be lost in a forked process.
+            with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
+                yield from pool.map(self._tried, parts)
+        finally:
+            torch.set_num_threads(threads)  # what a worker sets becomes the number of all threads to come
 
     def _part(self, features: Features, rows: NDArray[np.int64], width: int) -> Features:
         """Return the rows of a batch, without the columns that hold nothing but padding."""
@@ -177,7 +205,18 @@ class Batches:
         )
         return finished
 
-    def _halve(self, tokens: int) -> None:
+    def _halve(self, n_texts: int, longest: int) -> None:
+        """Take half the tokens of a batch that did not fit from now on.
+
+        Raises:
+            ClusterLLMError: If it was a single text.
+        """
+        if n_texts == 1:
+            raise ClusterLLMError(
+                f"embedder 'sentence-transformers': out of memory at a text of {longest} tokens on "
+                f"{self._model.device}; set max_length lower, take a smaller model or another device"
+            )
+        tokens = n_texts * longest
         self.tokens = tokens // 2
         if not self._halved:
             warnings.warn(

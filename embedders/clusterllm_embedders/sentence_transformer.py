@@ -16,18 +16,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clusterllm_embedders.batching import Batches, Forward, default_prompt
+from clusterllm_embedders.batching import Batches, Features, Forward, default_prompt
 from clusterllm_embedders.precision import autocast, check_precision, resolve_precision
 from clusterllm_plugins.embedding import distinct_longest_first
 from clusterllm_plugins.errors import ClusterLLMError, ClusterLLMWarning, MissingExtraError
 from clusterllm_plugins.protocols import Vectors
 
 if TYPE_CHECKING:
+    import torch
     from sentence_transformers import SentenceTransformer
 
     from clusterllm_embedders.finetuning import Training
 
 BACKENDS = ("torch", "onnx")
+CHANGED_BY_A_PASS = ("dynamic", "longrope")  # rotary embeddings that are computed anew for a longer text
 
 
 class SentenceTransformerEmbedder:
@@ -145,9 +147,15 @@ class SentenceTransformerEmbedder:
         if not distinct:
             return np.empty((0, self.dimensions), dtype=np.float32)
         if self._batches is None:
-            self._batches = Batches(self.model, self._forward(), self.normalize, self.batch_tokens, self.batch_size)
-        with autocast(self.precision, str(self.model.device)):
-            return self._batches.vectors(distinct, self._warn_of_cut)[places]
+            self._batches = Batches(
+                self.model,
+                self._forward(),
+                self.normalize,
+                self.batch_tokens,
+                self.batch_size,
+                parallel=self._may_run_in_parallel(),
+            )
+        return self._batches.vectors(distinct, self._warn_of_cut)[places]
 
     def _forward(self) -> Forward:
         """Return what turns features into vectors."""
@@ -156,7 +164,20 @@ class SentenceTransformerEmbedder:
             from clusterllm_embedders.onnx_runtime import OnnxForward
 
             return OnnxForward(model, self._source)
-        return lambda features: model(features)["sentence_embedding"]
+        precision, device = self.precision, str(model.device)
+
+        def forward(features: Features) -> torch.Tensor:
+            with autocast(precision, device):  # of the thread that it is in
+                vectors: torch.Tensor = model(features)["sentence_embedding"]
+            return vectors
+
+        return forward
+
+    def _may_run_in_parallel(self) -> bool:
+        """Return whether several threads may be in the model at once: not where a pass may change it."""
+        if self.backend == "onnx" or self._trust or self.model.device.type != "cpu":
+            return False
+        return not any(getattr(module, "rope_type", None) in CHANGED_BY_A_PASS for module in self.model.modules())
 
     @property
     def dimensions(self) -> int:
