@@ -20,7 +20,7 @@ from clusterllm_plugins.describing import Asked, Description, at_once, replies, 
 from clusterllm_plugins.errors import ClusterLLMError
 from clusterllm_plugins.keys import shows_key, without_keys
 from clusterllm_plugins.observing import Hooks
-from clusterllm_plugins.pacing import Pacer
+from clusterllm_plugins.pacing import DEFAULT_MAX_RETRIES, Pacer, backoff
 from clusterllm_plugins.plugins import Plugins
 from clusterllm_plugins.progress import Bar
 from clusterllm_plugins.protocols import Oracle, Vectors, has_methods, optional
@@ -30,9 +30,6 @@ from clusterllm_plugins.stopping import Stop
 from clusterllm_plugins.store import AnswerStore
 from clusterllm_plugins.workers import work_off
 
-DEFAULT_MAX_RETRIES = 5
-FIRST_WAIT = 0.5  # seconds before the first retry at most; doubled each time
-LONGEST_WAIT = 60.0  # seconds
 # What is replayed of a cap's refusal, in full: an oracle's own words may hold a text.
 _BY_A_CAP = re.compile(
     rf"{NOT_ASKED}: (?:the cap of [\d.e+-]+ (?:tokens|US dollars) is reached|\d+ calls in a row failed"
@@ -345,7 +342,7 @@ class Session:
                 yield from self._failed(left, failure)
                 return
             if not self._circuit.is_open:  # else that is what is waited for
-                self._sleep(self._wait(attempt, failure.retry_after))
+                self._sleep(backoff(attempt, failure.retry_after, self._jitter))
 
     def _refused(self, over: list[_Work], reason: str) -> Iterable[tuple[_Work, Answer]]:
         """Yield abstentions for what a cap forbids."""
@@ -456,12 +453,6 @@ class Session:
                 tally.failed += 1
                 tally.abstained += 1
         return answer
-
-    def _wait(self, attempt: int, retry_after: float | None) -> float:
-        """Return the seconds before the next attempt: what the provider says, else full jitter."""
-        if retry_after is not None:
-            return retry_after
-        return self._jitter.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2.0**attempt))
 
 
 def known_key(question: Question) -> str:

@@ -1,22 +1,17 @@
-"""Hard caps: on distinct questions, on tokens and on money.
-
-Every attempt reserves its worst case before it is sent; what it really took replaces the reservation when its
-answer is there. What a failed attempt had reserved stays reserved, since a provider may have billed it. Where there
-is no room, an attempt waits for those in flight: most take less than they reserved.
-"""
+"""Hard caps of asking: on distinct questions, and by an oracle's worst cases on tokens and money."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from clusterllm_plugins.caps import Caps
 from clusterllm_plugins.describing import Asked, states_worst_case, worst_case
 from clusterllm_plugins.errors import ClusterLLMError
 from clusterllm_plugins.protocols import Oracle, has_methods
 from clusterllm_plugins.questions import NOT_ASKED, Usage
-from clusterllm_plugins.stopping import SEEN_AFTER, Stop
+from clusterllm_plugins.stopping import Stop
 
 
 @dataclass
@@ -80,14 +75,14 @@ class Budget:
             )
         self._oracle = oracle
         self._price = price
-        self._max_tokens = max_tokens
         self._max_cost = max_cost
-        self.capped = max_tokens is not None or max_cost is not None
-        self._tokens = 0
-        self._cost = 0.0
-        self._changed = threading.Condition()
-        self._in_flight = 0  # attempts
-        self.usage = Usage()
+        self._caps = Caps(max_tokens, max_cost)
+        self.capped = self._caps.capped
+
+    @property
+    def usage(self) -> Usage:
+        """What all answers took."""
+        return self._caps.usage
 
     def can_bound(self, asked: Asked) -> bool:
         """Return whether what ``asked`` may take is known as far as the caps need it."""
@@ -108,51 +103,25 @@ class Budget:
         Yields:
             For how many there is room, and why not for the next one.
         """
-        if not self.capped:
-            yield len(questions), ""
-            return
         worst = [self._worst(question) for question in questions]
-        with self._changed:
-            while not (room := self._room(worst))[0] and self._in_flight and not stop:
-                self._changed.wait(SEEN_AFTER)
-            self._in_flight += 1
-        try:
-            yield room
-        finally:
-            with self._changed:
-                self._in_flight -= 1
-                self._changed.notify_all()
-
-    def _room(self, worst: Sequence[tuple[Usage, float]]) -> tuple[int, str]:
-        """Reserve as much as there is room for; the lock is held."""
-        for count, (usage, cost) in enumerate(worst):
-            if self._max_tokens is not None and self._tokens + usage.tokens > self._max_tokens:
-                return count, f"{NOT_ASKED}: the cap of {self._max_tokens} tokens is reached"
-            if self._max_cost is not None and self._cost + cost > self._max_cost:
-                return count, f"{NOT_ASKED}: the cap of {self._max_cost} US dollars is reached"
-            self._tokens += usage.tokens
-            self._cost += cost
-        return len(worst), ""
+        with self._caps.reserved(worst, stop) as (room, refused):
+            yield room, f"{NOT_ASKED}: {refused}" if refused else ""
 
     def settle(self, question: Asked, usage: Usage) -> None:
         """Count what an answer took, in place of what was reserved for it."""
-        worst, worst_cost = self._worst(question) if self.capped else (Usage(), 0.0)
-        with self._changed:
-            self.usage = self.usage + usage
-            self._tokens += usage.tokens - worst.tokens
-            self._cost += (worst_cost if usage.cost is None else usage.cost) - worst_cost
-            self._changed.notify_all()
+        self._caps.settle(self._worst(question), usage)
 
-    def _worst(self, question: Asked) -> tuple[Usage, float]:
+    def _worst(self, question: Asked) -> Usage:
+        """Return what is reserved; nothing where there is no cap, as the oracle need not state it then."""
+        if not self.capped:
+            return Usage()
         usage, cost = self._stated(question)
-        if cost is None:
-            if self._max_cost is not None:
-                raise ClusterLLMError(
-                    "max_cost needs prices, and this oracle's are unknown: "
-                    "give them as settings of the oracle, or cap max_questions or max_tokens instead"
-                )
-            cost = 0.0
-        return usage, cost
+        if cost is None and self._max_cost is not None:
+            raise ClusterLLMError(
+                "max_cost needs prices, and this oracle's are unknown: "
+                "give them as settings of the oracle, or cap max_questions or max_tokens instead"
+            )
+        return replace(usage, cost=cost)
 
     def _stated(self, question: Asked) -> tuple[Usage, float | None]:
         usage = worst_case(self._oracle, question)

@@ -30,12 +30,20 @@ class Circuit:
         stop: Ends all waiting.
         sleep: Waits so many seconds.
         patience: The most seconds that are paused before the run ends.
+        advice: What the error says that ends it.
     """
 
-    def __init__(self, stop: Stop, sleep: Callable[[float], object], patience: float = PATIENCE) -> None:
+    def __init__(
+        self,
+        stop: Stop,
+        sleep: Callable[[float], object],
+        patience: float = PATIENCE,
+        advice: str = "the same run goes on later, no answer is lost",
+    ) -> None:
         self._stop = stop
         self._sleep = sleep
         self._patience = patience
+        self._advice = advice
         self._condition = threading.Condition()
         self._waiting: deque[object] = deque()
         self._trying = False  # whether a call finds out
@@ -100,4 +108,4 @@ class Circuit:
         waited = (
             f"{wanted:.0f} s are to be waited" if wanted > self._patience else f"no answer for {self._paused:.0f} s"
         )
-        raise OracleError(f"{waited}: {failure}; the same run goes on later, no answer is lost", fatal=True)
+        raise OracleError(f"{waited}: {failure}; {self._advice}", fatal=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -45,8 +46,18 @@ def resolve_embedder(plugins: Plugins, spec: str | Mapping[str, Any] | Embedder)
     if isinstance(spec, str):
         return embedder, EmbedderSpec(spec, {})
     if isinstance(spec, Mapping):
-        return embedder, EmbedderSpec(spec["name"], {k: v for k, v in spec.items() if k != "name"})
+        return embedder, _spec_of(spec)
     return embedder, EmbedderSpec(None, {})
+
+
+def _spec_of(spec: Mapping[str, Any]) -> EmbedderSpec:
+    """Return how an embedder was made; one whose settings hold an object is as good as an object itself."""
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in spec.items()}
+    try:
+        json.dumps(settings)
+    except (TypeError, ValueError):
+        return EmbedderSpec(None, {})
+    return EmbedderSpec(settings.pop("name"), settings)
 
 
 def restore_embedder(plugins: Plugins, spec: EmbedderSpec, folder: Path | None) -> Embedder:

@@ -2,22 +2,26 @@
 
 Texts of about one length stand side by side, so that an embedder's batches are padded little. The blocks are cut from
 the texts that must be embedded, one after the other, and a cache keeps each as a whole: a run that was killed and
-resumed cuts the remaining texts into the same blocks, and its vectors are the same to the last bit.
+resumed cuts the remaining texts into the same blocks, and its vectors are the same to the last bit. An embedder that
+has ``embed_each`` gets all texts at once, and a cache keeps what that gives as it comes.
 """
 
 from __future__ import annotations
 
+import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clusterllm_plugins.errors import ClusterLLMWarning, DataError
+from clusterllm_plugins.errors import ClusterLLMError, ClusterLLMWarning, DataError
 from clusterllm_plugins.progress import Bar
-from clusterllm_plugins.protocols import Embedder, Vectors, has_methods, optional
+from clusterllm_plugins.protocols import Embedder, Keep, Vectors, has_methods, optional
+from clusterllm_plugins.questions import Usage
 from clusterllm_plugins.vector_cache import VectorCache, digests_of
 
 BLOCK = 1024  # texts a call: often enough for a progress bar
@@ -36,6 +40,18 @@ def fit_if_needed(embedder: Embedder, texts: Sequence[str], progress: bool = Fal
     if has_methods(embedder, "fit") and not optional(embedder, "fitted", False):
         with Bar.at_work("learning from the texts", progress):
             embedder.fit(texts)  # type: ignore[attr-defined]
+
+
+def usage_since(embedder: Embedder | None, before: Usage | None) -> dict[str, Any] | None:
+    """Return the tokens, requests and cost that an embedder has taken since it had taken ``before``, if it counts."""
+    now: Usage | None = optional(embedder, "usage")
+    if now is None or before is None:
+        return None
+    return {
+        "input_tokens": now.input_tokens - before.input_tokens,
+        "requests": now.requests - before.requests,
+        "cost": None if now.cost is None else now.cost - (before.cost or 0.0),
+    }
 
 
 def end_of_batch(lengths: Sequence[int], start: int, budget: int, most: int | None = None) -> int:
@@ -77,12 +93,23 @@ def embed_texts(
         message = f"embedder {type(embedder).__name__} has no fingerprint: its vectors are not kept"
         warnings.warn(message, ClusterLLMWarning, stacklevel=2)
     if cache is None or fingerprint is None:
-        blocks = [vectors for _, vectors in _embedded(embedder, distinct, progress)]
-        vectors: Vectors = np.concatenate(blocks)
-    else:
-        with closing(VectorCache(cache, fingerprint)) as kept:
-            vectors = _recalled(kept, embedder, distinct, progress)
-    return vectors[places]
+        return _collected(embedder, distinct, progress)[places]
+    with closing(VectorCache(cache, fingerprint)) as kept:
+        return _recalled(kept, embedder, distinct, progress)[places]
+
+
+def _collected(embedder: Embedder, distinct: Sequence[str], progress: bool) -> Vectors:
+    """Return the vectors of distinct texts."""
+    vectors = np.empty((0, 0), dtype=np.float32)
+
+    def keep(places: NDArray[np.int64], some: Vectors) -> None:
+        nonlocal vectors
+        if not len(vectors):
+            vectors = np.empty((len(distinct), some.shape[1]), dtype=np.float32)
+        vectors[places] = some
+
+    _embed(embedder, distinct, progress, keep, lambda done: "without a cache none is kept" if done else "")
+    return vectors
 
 
 def _recalled(kept: VectorCache, embedder: Embedder, distinct: Sequence[str], progress: bool) -> Vectors:
@@ -90,27 +117,78 @@ def _recalled(kept: VectorCache, embedder: Embedder, distinct: Sequence[str], pr
     digests = digests_of(distinct)
     rows = kept.rows(digests)
     missing = np.flatnonzero(rows < 0)
-    for block, vectors in _embedded(embedder, [distinct[place] for place in missing.tolist()], progress):
-        asked = [digests[place] for place in missing[block].tolist()]
+
+    def keep(places: NDArray[np.int64], vectors: Vectors) -> None:
+        asked = [digests[place] for place in missing[places].tolist()]
         kept.put(asked, vectors)
-        rows[missing[block]] = kept.rows(asked)  # not those just written, where another process was quicker
+        rows[missing[places]] = kept.rows(asked)  # not those just written, where another process was quicker
+
+    def told(done: int) -> str:
+        had = len(distinct) - len(missing) + done
+        return f"{had} of {len(distinct)} texts are embedded and kept in the cache, the same run goes on there"
+
+    _embed(embedder, [distinct[place] for place in missing.tolist()], progress, keep, told)
     return kept.read(rows)
 
 
-def _embedded(embedder: Embedder, distinct: Sequence[str], progress: bool) -> Iterator[tuple[slice, Vectors]]:
-    """Yield blocks of distinct texts, the longest first, and their vectors."""
-    lengths = [len(text) for text in distinct]
+def _embed(
+    embedder: Embedder,
+    distinct: Sequence[str],
+    progress: bool,
+    keep: Callable[[NDArray[np.int64], Vectors], None],
+    told: Callable[[int], str],
+) -> None:
+    """Embed distinct texts, the longest first.
+
+    Args:
+        embedder: What makes the vectors.
+        distinct: Shape (n_texts,); none is fine.
+        progress: Whether to show a progress bar.
+        keep: Is given places and their vectors, from any thread, one call at a time.
+        told: Returns what an error says besides, of so many texts that were embedded before it.
+    """
+    is_done = np.zeros(len(distinct), dtype=bool)
     width: int | None = None
+    lock = threading.Lock()
+
     with Bar(len(distinct), "embedding", progress, unit="text") as bar:
-        start = 0
-        while start < len(distinct):
-            block = slice(start, end_of_batch(lengths, start, BLOCK_CHARACTERS, BLOCK))
-            vectors = _checked(embedder, embedder.embed(distinct[block]), block.stop - start)
-            if width not in (None, vectors.shape[1]):
-                raise DataError(f"embedder {type(embedder).__name__} gave vectors of different sizes")
-            width, start = vectors.shape[1], block.stop
-            yield block, vectors
-            bar.advance(len(vectors))
+
+        def take(positions: Sequence[int], output: Vectors) -> None:
+            nonlocal width
+            places = np.asarray(positions, dtype=np.int64)
+            vectors = _checked(embedder, output, len(places))
+            with lock:
+                if width not in (None, vectors.shape[1]):
+                    raise DataError(f"embedder {type(embedder).__name__} gave vectors of different sizes")
+                width = vectors.shape[1]
+                keep(places, vectors)
+                is_done[places] = True
+                bar.advance(len(places))
+
+        if not len(distinct):
+            return
+        if not has_methods(embedder, "embed_each"):
+            for block in _blocks(distinct):
+                take(block, embedder.embed([distinct[place] for place in block]))
+            return
+        each: Callable[[Sequence[str], Keep], None] = embedder.embed_each  # type: ignore[attr-defined]
+        try:
+            each(distinct, take)
+        except ClusterLLMError as error:
+            if more := told(int(is_done.sum())):
+                error.args = (f"{error}; {more}",)
+            raise
+    if not is_done.all():
+        raise DataError(f"embedder {type(embedder).__name__} gave no vector for {int((~is_done).sum())} texts")
+
+
+def _blocks(distinct: Sequence[str]) -> Iterator[range]:
+    lengths = [len(text) for text in distinct]
+    start = 0
+    while start < len(distinct):
+        end = end_of_batch(lengths, start, BLOCK_CHARACTERS, BLOCK)
+        yield range(start, end)
+        start = end
 
 
 def check_embeddings(embeddings: object, n_texts: int) -> Vectors:

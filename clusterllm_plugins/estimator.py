@@ -21,7 +21,7 @@ from clusterllm_plugins.components import (
     resolve_redaction,
 )
 from clusterllm_plugins.corpus import Corpus, Positions, check_texts, make_corpus
-from clusterllm_plugins.embedding import check_embeddings, fit_if_needed
+from clusterllm_plugins.embedding import check_embeddings, fit_if_needed, usage_since
 from clusterllm_plugins.errors import ClusterLLMError, DataError
 from clusterllm_plugins.explaining import Background, explain_text
 from clusterllm_plugins.fitting import FitSettings, Fitted, embed_corpus, fit_paper
@@ -29,7 +29,7 @@ from clusterllm_plugins.guided.fit import fit_auto
 from clusterllm_plugins.plugins import Plugins
 from clusterllm_plugins.protocols import Embedder, Labels, Oracle, Vectors, has_methods, optional
 from clusterllm_plugins.questions import Answer, OracleError, Question, Usage
-from clusterllm_plugins.quoting import first_questions, quote_auto, quote_paper
+from clusterllm_plugins.quoting import first_questions, quote_auto, quote_embedding, quote_paper
 from clusterllm_plugins.recording import Known, answer_lines, recorded
 from clusterllm_plugins.settings import check_settings, cluster_range, seed_of
 from clusterllm_plugins.space import Space
@@ -79,7 +79,7 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         questions_: What was asked in this fit, known answers excluded.
         answers_: The answers to it.
         usage_: What asking took.
-        report_: What happened, JSON-able.
+        report_: What happened, JSON-able; ``embedding`` is what an embedder that counts it has taken in this fit.
         space_: How further texts become vectors: the embedder, and what the answers taught.
     """
 
@@ -270,20 +270,23 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
     def quote(self, texts: Sequence[str], *, embeddings: Any = None) -> dict[str, Any]:
         """Return what :meth:`fit` would ask, what that is expected to take and what it takes at most; asks nothing.
 
-        For ``method="paper"`` the texts are embedded, and the numbers of questions are those of a fit; ``"auto"``
-        decides as it goes: its numbers are bounds. Retries are not counted.
+        For ``method="paper"`` the texts are embedded (set ``cache``, and a fit does not pay for that again), and the
+        numbers of questions are those of a fit; ``"auto"`` decides as it goes: its numbers are bounds. Retries are not
+        counted.
 
         Returns:
             ``questions`` (``perspective``, ``granularity`` and ``names``); ``input_tokens``, ``output_tokens`` and
             ``cost`` (US dollars) as they are expected, and each with ``_at_most``, a bound that is never passed;
-            ``exact``: whether the numbers of questions are exact. What the oracle cannot say is ``None``.
+            ``exact``: whether the numbers of questions are exact. What the oracle cannot say is ``None``. Of an
+            embedder that says what it takes also ``embedding``, for all texts: those in the cache are not paid again.
         """
         plugins, corpus, settings = self._prepared(texts)
         oracle = plugins.oracle(self.oracle) if self.oracle is not None else None
+        paid = {} if embeddings is not None else quote_embedding(corpus, resolve_embedder(plugins, self.embedder)[0])
         if self.method == "auto" and oracle is not None:
-            return quote_auto(corpus, oracle, plugins, settings, self.max_tokens, self.max_cost)
+            return quote_auto(corpus, oracle, plugins, settings, self.max_tokens, self.max_cost) | paid
         _, _, vectors = self._embedded(plugins, corpus, embeddings)
-        return quote_paper(corpus, vectors, oracle, plugins, settings)
+        return quote_paper(corpus, vectors, oracle, plugins, settings) | paid
 
     def first_questions(self, texts: Sequence[str], n: int = 3, *, embeddings: Any = None) -> list[Question]:
         """Return the first questions of :meth:`fit`, at most ``n``, redacted as they would be sent; asks nothing.
@@ -415,6 +418,7 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         else:
             embedder, spec = resolve_embedder(plugins, self.embedder)
             fit_if_needed(embedder, [corpus.texts[position] for position in corpus.kept], self.progress)
+            self._embedding_before: Usage | None = optional(embedder, "usage")
             checkpoints = None if self.cache is None else Path(self.cache) / CHECKPOINTS
             space = Space(embedder, frozen=embeddings is not None, checkpoints=checkpoints)
         if embeddings is not None:
@@ -476,6 +480,7 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         self.report_ = {
             "method": self.method,
             "embedder": fitted.space.embedder.fingerprint if fitted.space.embedder else "precomputed",
+            "embedding": usage_since(fitted.space.embedder, getattr(self, "_embedding_before", None)),
             "oracle": session.oracle.fingerprint if session else None,
             "oracle_note": optional(session.oracle, "note") if session else None,
             "questions": session.counts if session else None,

@@ -7,7 +7,7 @@ The protocols are checked by their *methods on the class* (:func:`check_oracle_p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from clusterllm_plugins.questions import Answer, Question
 
 Vectors = NDArray[np.float32]
 Labels = NDArray[np.int64]
+Keep = Callable[[Sequence[int], Vectors], None]
 
 
 class Oracle(Protocol):
@@ -63,7 +64,13 @@ class Embedder(Protocol):
 
     One that learns from the corpus also has ``fit(texts)``, called once by whoever fits first. One that can be
     saved has ``save(folder)``; its factory then restores it when called with ``path=folder`` and the settings
-    it was made with.
+    it was made with. Also optional:
+
+    * ``embed_each(texts, keep)``, beside ``embed`` and called in its place, with all texts at once: it calls
+      ``keep(positions, vectors)`` with vectors, float32, shape (n_positions, dim), as soon as it has them, once for
+      each position and from whichever threads; what was kept stays where the rest fails. For one that is paid.
+    * ``usage``: what its calls have taken so far, a ``Usage``, for the report;
+    * ``expected(texts) -> Usage`` and ``worst_case(texts) -> Usage``: what embedding texts takes, for a quote.
     """
 
     @property

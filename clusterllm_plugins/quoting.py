@@ -21,7 +21,7 @@ from clusterllm_plugins.guided.fit import DUEL_SHARE, NAMED_BY, names_wanted
 from clusterllm_plugins.guided.planning import Shape, shape_for
 from clusterllm_plugins.plugins import Plugins
 from clusterllm_plugins.prompts import render_description
-from clusterllm_plugins.protocols import Oracle, Vectors, has_methods
+from clusterllm_plugins.protocols import Embedder, Oracle, Vectors, has_methods
 from clusterllm_plugins.questions import Answer, Completion, OracleError, Question, Usage, choice_question
 from clusterllm_plugins.redaction import Redaction
 from clusterllm_plugins.store import AnswerStore
@@ -100,6 +100,16 @@ def quote_auto(
     expected = _total(_typical(corpus, shape, counts, settings), "expected", oracle, plugins)
     most = _total(_widest(corpus, shape, counts, settings), "worst_case", oracle, plugins)
     return _quote(counts, _capped(expected, max_tokens, max_cost), _capped(most, max_tokens, max_cost), exact=False)
+
+
+def quote_embedding(corpus: Corpus, embedder: Embedder) -> dict[str, Any]:
+    """Return under ``embedding`` what embedding the texts takes, where the embedder says so, else nothing."""
+    if not has_methods(embedder, "expected", "worst_case"):
+        return {}
+    texts = [corpus.texts[position] for position in corpus.distinct]
+    expected, most = (getattr(embedder, name)(texts) for name in ("expected", "worst_case"))
+    quote = {"input_tokens": expected.input_tokens, "cost": expected.cost}
+    return {"embedding": quote | {"input_tokens_at_most": most.input_tokens, "cost_at_most": most.cost}}
 
 
 def _quote(counts: dict[str, int], expected: Usage | None, most: Usage | None, *, exact: bool) -> dict[str, Any]:

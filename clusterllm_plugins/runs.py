@@ -259,7 +259,9 @@ def _for_people(summary: dict[str, Any], folder: Path) -> str:
         names = ", ".join(f"{count} {name}" for name, count in summary["report"]["names"].items() if count)
         naming = f"; names: {names}" if names else ""
         lines.append(f"questions: {counts or 'none'}{naming}; tokens: {_tokens(summary)}")
-    lines.append(f"embedder: {summary['report']['embedder']}; refinement: {summary['report']['refinement']}")
+    paid = summary["report"]["embedding"]
+    taken = f" ({paid['input_tokens']} tokens)" if paid else ""
+    lines.append(f"embedder: {summary['report']['embedder']}{taken}; refinement: {summary['report']['refinement']}")
     if summary["report"]["oracle_note"]:
         lines.append(f"note: {summary['report']['oracle_note']}")
     if "evaluation" in summary:

@@ -49,7 +49,7 @@ def digests_of(texts: Sequence[str]) -> list[bytes]:
 
 
 class VectorCache:
-    """The vectors of one embedder in a folder; a context manager that closes its files.
+    """The vectors of one embedder in a folder, for one thread at a time; a context manager that closes its files.
 
     Args:
         folder: Made where missing.
@@ -65,8 +65,10 @@ class VectorCache:
         self._path = self.folder / f"{hashlib.sha256(fingerprint.encode()).hexdigest()[:16]}.f32"
         with self._one_line_errors():
             self.folder.mkdir(parents=True, exist_ok=True)
-            # Transactions are begun by hand.
-            self._index = sqlite3.connect(self.folder / INDEX, timeout=60, isolation_level=None)
+            # Transactions are begun by hand; any thread may write, as long as one at a time does.
+            self._index = sqlite3.connect(
+                self.folder / INDEX, timeout=60, isolation_level=None, check_same_thread=False
+            )
             self._open()
 
     def _open(self) -> None:

@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -5,7 +7,7 @@ from hypothesis import strategies as st
 
 from clusterllm_plugins import embedding
 from clusterllm_plugins.embedding import check_embeddings, distinct_longest_first, embed_texts, fit_if_needed
-from clusterllm_plugins.errors import DataError
+from clusterllm_plugins.errors import ClusterLLMError, DataError
 
 quick = settings(derandomize=True, deadline=None, max_examples=30)
 words = st.lists(st.sampled_from(["a", "bb", "ab", "abba", "babab", ""]), min_size=1, max_size=15)
@@ -153,3 +155,67 @@ def test_an_embedder_that_does_not_learn_is_left_alone():
     embedder = Letters()
     fit_if_needed(embedder, ["a"])
     assert embedder.calls == []
+
+
+# Vectors that come in parts.
+
+
+class Parts(Letters):
+    """Gives vectors in parts of two, the last first, and fails after as many parts."""
+
+    def __init__(self, fails_after=None, gives=lambda positions: positions):
+        super().__init__()
+        self.fails_after = fails_after
+        self.gives = gives
+
+    def embed_each(self, texts, keep):
+        parts = [range(start, min(start + 2, len(texts))) for start in range(0, len(texts), 2)]
+        for number, part in enumerate(reversed(parts)):
+            if number == self.fails_after:
+                raise ClusterLLMError("the hose burst")
+            given = self.gives(list(part))
+            keep(given, super().embed([texts[position] for position in given]))
+
+    def embed(self, texts):
+        raise AssertionError("embed_each is called in its place")
+
+
+@quick
+@given(words)
+def test_parts_find_their_texts(texts):
+    assert np.array_equal(embed_texts(Parts(), texts), Letters().embed(texts))
+
+
+def test_parts_are_kept_before_the_rest_fails(tmp_path):
+    texts = ["a", "ab", "aab", "aabb", "aaabb"]
+    with pytest.raises(ClusterLLMError, match=r"^the hose burst; 3 of 5 texts are embedded and kept in the cache, "):
+        embed_texts(Parts(fails_after=2), texts, cache=tmp_path)
+    resumed = Parts()
+    assert np.array_equal(embed_texts(resumed, texts, cache=tmp_path), Letters().embed(texts))
+    assert sum(map(len, resumed.calls)) == 2
+
+
+def test_without_a_cache_an_error_says_that_none_is_kept():
+    with pytest.raises(ClusterLLMError, match=r"^the hose burst; without a cache none is kept$"):
+        embed_texts(Parts(fails_after=1), ["a", "ab", "aab"])
+
+
+def test_an_error_before_the_first_part_stands_alone():
+    with pytest.raises(ClusterLLMError, match=r"^the hose burst$"):
+        embed_texts(Parts(fails_after=0), ["a", "ab", "aab"])
+
+
+def test_a_part_that_is_left_out_is_an_error():
+    with pytest.raises(DataError, match="embedder Parts gave no vector for 2 texts"):
+        embed_texts(Parts(gives=lambda positions: positions[:1]), ["a", "ab", "aab", "aabb"])
+
+
+def test_parts_may_come_from_threads(tmp_path):
+    texts = [letter * count for letter in "ab" for count in range(1, 40)]
+
+    class Threads(Parts):
+        def embed_each(self, texts, keep):
+            with ThreadPoolExecutor(8) as threads:
+                list(threads.map(lambda n: keep([n], Letters().embed([texts[n]])), range(len(texts))))
+
+    assert np.array_equal(embed_texts(Threads(), texts, cache=tmp_path), Letters().embed(texts))

@@ -216,6 +216,7 @@ def test_the_packaged_weights_are_those_of_the_published_model():
     assert digest == "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
+@pytest.mark.slow
 def test_it_keeps_the_contract():
     check_embedder(lambda path=None: MiniLMEmbedder(precision="fp32", path=path))
 

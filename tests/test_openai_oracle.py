@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import pytest
 
 import clusterllm_oracles
-from clusterllm_oracles.failures import retry_after_of
 from clusterllm_oracles.openai import OpenAIOracle
 from clusterllm_plugins.asking import Session
 from clusterllm_plugins.budget import QuestionCap
 from clusterllm_plugins.errors import ClusterLLMError
+from clusterllm_plugins.failures import retry_after_of
 from clusterllm_plugins.plugins import Plugins
 from clusterllm_plugins.prompts import render
 from clusterllm_plugins.questions import Answer, OracleError, Usage, pair_question, triplet_question

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import socket
+import threading
 import time
 import types
 
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 
 from clusterllm_plugins import Answer, Completion, OracleError, Plugins, PromptedOracle, hookimpl
+from clusterllm_plugins.errors import ClusterLLMError
 from clusterllm_plugins.questions import Usage
-from clusterllm_plugins.testing import check_embedder, check_oracle, check_registered, oracles, registered
+from clusterllm_plugins.testing import check_embedder, check_oracle, check_registered, making, registered
 
 
 class Echo:
@@ -239,8 +241,8 @@ def test_an_oracle_must_cope_with_texts_of_all_scripts():
 
 
 def test_making_an_oracle_must_be_cheap(monkeypatch):
-    monkeypatch.setattr(oracles, "LONGEST_MAKING", 0.01)
-    with pytest.raises(AssertionError, match="load what is heavy when it is first asked"):
+    monkeypatch.setattr(making, "LONGEST_MAKING", 0.01)
+    with pytest.raises(AssertionError, match="load what is heavy when it is first used"):
         check_oracle(lambda: time.sleep(0.02) or Echo())
 
 
@@ -413,3 +415,99 @@ class Forgetful(Lengths):
 def test_the_check_finds_what_an_embedder_does_wrong(embedder, message):
     with np.errstate(divide="ignore"), pytest.raises(AssertionError, match=message):
         check_embedder(embedder)
+
+
+class Calling(Lengths):
+    def __init__(self):
+        socket.create_connection(("127.0.0.1", 9))
+
+
+class Numbered(Lengths):
+    made = 0
+
+    def __init__(self):
+        Numbered.made += 1
+        self.fingerprint = f"numbered {Numbered.made}"
+
+
+class Squeamish(Lengths):
+    def embed(self, texts):
+        if not all(texts):
+            raise KeyError("an empty text")
+        return super().embed(texts)
+
+
+class Wordy(Lengths):
+    def embed(self, texts):
+        if not all(texts):
+            raise ClusterLLMError("an empty text\nis none")
+        return super().embed(texts)
+
+
+class Growing(Lengths):
+    def embed(self, texts):
+        vectors = super().embed(texts)
+        return vectors if all(texts) else np.ones((len(texts), 7), dtype=np.float32)
+
+
+class Mixing(Lengths):
+    """Keeps what it is given where another thread finds it."""
+
+    def embed(self, texts):
+        self.texts = texts
+        if threading.current_thread() is not threading.main_thread():
+            time.sleep(0.05)
+        return super().embed([*self.texts, *texts][: len(texts)])
+
+
+class TwoFaced(Lengths):
+    def embed_each(self, texts, keep):
+        keep(range(len(texts)), np.ones((len(texts), 2), dtype=np.float32))
+
+
+class Drifting(Lengths):
+    calls = 0
+
+    @property
+    def fingerprint(self):
+        return f"drifting {self.calls > 3}"
+
+    def embed(self, texts):
+        self.calls += 1
+        return super().embed(texts)
+
+
+@pytest.mark.parametrize(
+    ("embedder", "message"),
+    [
+        (Calling, "making an embedder must contact nobody"),
+        (Numbered, "two embedders of the same settings must have one fingerprint"),
+        (Squeamish, "must have a vector or a ClusterLLMError, not KeyError"),
+        (Wordy, "an error must be one line"),
+        (Growing, "has a vector of size 7, others of"),
+        (Mixing, "threads that embed at once must get their own"),
+        (TwoFaced, "embed_each must give the vectors that embed gives"),
+        (Drifting, "fingerprint must not change while it embeds"),
+    ],
+)
+def test_the_check_finds_what_an_embedder_does_wrong_beyond_its_vectors(embedder, message):
+    with pytest.raises((AssertionError, OSError), match=message):
+        check_embedder(embedder)
+
+
+def test_the_check_finds_a_fingerprint_that_does_not_know_a_setting():
+    with pytest.raises(AssertionError, match=r"changed\[0\]: another setting must change the fingerprint"):
+        check_embedder(Lengths, changed=[Lengths])
+
+
+def test_the_check_finds_trouble_that_is_not_told():
+    with pytest.raises(AssertionError, match="must raise ClusterLLMError, but it gave vectors"):
+        check_embedder(Lengths, broken=[Lengths])
+
+
+def test_the_check_finds_trouble_of_a_strange_kind():
+    def make():
+        raise ZeroDivisionError
+
+    with pytest.raises(AssertionError, match="must raise ClusterLLMError, not ZeroDivisionError"):
+        check_embedder(Lengths, broken=[make])

@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import math
-import re
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from socket import socket
 from threading import Barrier
 from typing import Any, cast
-from unittest.mock import patch
 
 import numpy as np
 
 from clusterllm_plugins.asking import Session
 from clusterllm_plugins.budget import QuestionCap
 from clusterllm_plugins.errors import ClusterLLMError
-from clusterllm_plugins.keys import without_keys
 from clusterllm_plugins.plugins import Plugins
 from clusterllm_plugins.prompts import render_description
 from clusterllm_plugins.protocols import Oracle, has_methods, optional
 from clusterllm_plugins.questions import Answer, Completion, OracleError, Question, Usage
 from clusterllm_plugins.store import AnswerStore
+from clusterllm_plugins.testing.making import check_identity, check_keyless, contacting_nobody, made
 from clusterllm_plugins.testing.samples import TEXTS, odd_questions, questions
 
-LONGEST_MAKING = 1.0  # seconds; the best of three counts, as a machine may be busy
 MOST_THREADS = 4
 
-_ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,}")
 _GROUPS = (TEXTS[:2], TEXTS[6:9])
 
 Make = Callable[[], Oracle]
@@ -49,7 +42,7 @@ def check_oracle(make: Make, *, changed: Sequence[Make] = (), broken: Sequence[M
     Raises:
         AssertionError: If it does not.
     """
-    oracle = _made(make)
+    oracle = made(make, "an oracle")
     assert has_methods(oracle, "answer"), f"{type(oracle).__name__} has no method answer(questions)"
     _check_fingerprint(oracle, make, changed)
     _check_attributes(oracle)
@@ -64,54 +57,13 @@ def check_oracle(make: Make, *, changed: Sequence[Make] = (), broken: Sequence[M
         _check_trouble(make_broken)
 
 
-def _made(make: Make) -> Oracle:
-    """Return an oracle, made at once and without asking anybody."""
-    seconds = math.inf
-    for _ in range(3):
-        start = time.perf_counter()
-        with _contacting_nobody("making an oracle"):
-            oracle = make()
-        seconds = min(seconds, time.perf_counter() - start)
-    assert seconds < LONGEST_MAKING, f"making it takes {seconds:.1f} s: load what is heavy when it is first asked"
-    return oracle
-
-
-@contextmanager
-def _contacting_nobody(what: str) -> Iterator[None]:
-    """Fail where anything is connected to, or a name looked up, meanwhile, also where the failure is caught."""
-    tried: list[str] = []
-
-    def refuse(*arguments: Any, **_: Any) -> None:
-        tried.append(str([argument for argument in arguments if not isinstance(argument, socket)]))
-        raise OSError("no network is allowed here")
-
-    try:
-        with (
-            patch.object(socket, "connect", refuse),
-            patch.object(socket, "connect_ex", refuse),
-            patch("socket.getaddrinfo", refuse),
-        ):
-            yield
-    finally:
-        assert not tried, f"{what} must contact nobody, but it tried to: {tried[0]}"
-
-
 def _check_fingerprint(oracle: Oracle, make: Make, changed: Sequence[Make]) -> None:
-    with _contacting_nobody("reading a fingerprint"):
+    with contacting_nobody("reading a fingerprint"):
         fingerprint = oracle.fingerprint
-        assert isinstance(fingerprint, str), "fingerprint must be a str"
-        assert fingerprint, "fingerprint must not be empty"
-        assert make().fingerprint == fingerprint, "two oracles of the same settings must have one fingerprint"
-        assert not _ADDRESS.search(fingerprint), f"fingerprint must not hold an address in memory: {fingerprint}"
-        _check_keyless(fingerprint, "fingerprint must not hold a key")
+        check_identity(fingerprint, make().fingerprint, "oracles")
         others = [make_changed().fingerprint for make_changed in changed]
     for place, other in enumerate(others):
         assert other != fingerprint, f"changed[{place}]: another setting must change the fingerprint"
-
-
-def _check_keyless(text: str, complaint: str) -> None:
-    if without_keys(text) != text:
-        raise AssertionError(complaint)  # no assert: pytest would show what it compares
 
 
 def _check_attributes(oracle: Oracle) -> None:
@@ -144,7 +96,7 @@ def _check_answers(oracle: Oracle) -> None:
     for question in asked:
         (answer,) = _asked(oracle, [question])
         if has_methods(oracle, "worst_case"):
-            with _contacting_nobody("worst_case"):
+            with contacting_nobody("worst_case"):
                 worst = oracle.worst_case(question)  # type: ignore[attr-defined]
             _check_bound(answer.usage, worst, "worst_case")
 
@@ -192,7 +144,7 @@ def _check_names(oracle: Oracle) -> None:
         completion = capable.describe(texts)
         _check_completions([completion], 1)
         if has_methods(oracle, "worst_case_of"):
-            with _contacting_nobody("worst_case_of"):
+            with contacting_nobody("worst_case_of"):
                 worst = capable.worst_case_of(render_description(texts))
             _check_bound(completion.usage, worst, "worst_case_of")
     if has_methods(oracle, "describe_all"):
@@ -251,7 +203,7 @@ def _check_trouble(make: Make) -> None:
         message = str(error)
         assert message.strip(), "an error must say what went wrong"
         assert "\n" not in message, f"an error must be one line, not {message!r}"
-        _check_keyless(message, "an error must not show a key")
+        check_keyless(message, "an error must not show a key")
         sure = isinstance(error, OracleError) and error.fatal and error.retryable
         assert not sure, "an error is fatal or retryable, not both"
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Texts and questions that every component must cope with: they are what users' files hold."""
+"""Texts and questions that every component must cope with: most are what users' files hold."""
 
 from __future__ import annotations
 
@@ -20,6 +20,17 @@ TEXTS = [
     ("The parcel came late, and then came another one. " * 1021)[:50_000],
     "?",
     "  blanks around  ",
+]
+
+# What no corpus holds, but a caller of an embedder may give it.
+ODD_TEXTS = [
+    "",
+    " ",
+    "\t\n",
+    "\x00",
+    "👩‍👩‍👧🥐",
+    "half of a pair: \ud83d",
+    ("The kettle whistles in the kitchen. " * 29_128)[: 2**20],
 ]
 
 

@@ -8,6 +8,9 @@ from clusterllm_plugins.hookspecs import Register, hookimpl
 @hookimpl
 def register_embedders(register: Register) -> None:
     """Register each embedder by a dotted string: none of them is imported before it is used."""
+    register("haystack", "clusterllm_embedders.haystack:HaystackEmbedder")
     register("lsa", "clusterllm_embedders.lsa:LSAEmbedder")
     register("minilm", "clusterllm_embedders.minilm:MiniLMEmbedder")
+    register("openai", "clusterllm_embedders.openai:OpenAIEmbedder")
     register("sentence-transformers", "clusterllm_embedders.sentence_transformer:SentenceTransformerEmbedder")
+    register("spacy", "clusterllm_embedders.spacy_pipeline:SpacyEmbedder")

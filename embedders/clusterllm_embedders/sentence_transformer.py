@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clusterllm_embedders.arriving import valid
 from clusterllm_embedders.batching import Batches, Features, Forward, default_prompt
 from clusterllm_embedders.precision import autocast, check_precision, resolve_precision
 from clusterllm_plugins.embedding import distinct_longest_first
@@ -143,7 +144,7 @@ class SentenceTransformerEmbedder:
         limit is cut, with a warning. Of one text in other company, the last bits of its vector can differ, as those
         of a sum do in another order.
         """
-        distinct, places = distinct_longest_first([self.prefix + text for text in texts])
+        distinct, places = distinct_longest_first([valid(self.prefix + text) for text in texts])
         if not distinct:
             return np.empty((0, self.dimensions), dtype=np.float32)
         if self._batches is None:

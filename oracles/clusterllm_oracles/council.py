@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from clusterllm_oracles.voting import log_odds, read_ballots, reliabilities, winner
-from clusterllm_plugins.asking import DEFAULT_MAX_RETRIES
 from clusterllm_plugins.describing import named_by
 from clusterllm_plugins.errors import ClusterLLMError, MissingExtraError, PluginError
+from clusterllm_plugins.pacing import DEFAULT_MAX_RETRIES
 from clusterllm_plugins.plugins import Plugins, refuse_keys
 from clusterllm_plugins.protocols import Oracle, Vectors, has_methods, optional
 from clusterllm_plugins.questions import Answer, Completion, OracleError, Question, Usage

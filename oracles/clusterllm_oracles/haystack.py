@@ -7,13 +7,13 @@ import hashlib
 import importlib.util
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from clusterllm_oracles.failures import oracle_error
 from clusterllm_oracles.loops import waited_for
 from clusterllm_plugins.errors import ClusterLLMError, MissingExtraError
+from clusterllm_plugins.failures import oracle_error
 from clusterllm_plugins.keys import shows_key, without_held_keys, without_keys
 from clusterllm_plugins.plugins import refuse_keys
 from clusterllm_plugins.prompts import NAME_TOKENS, PROMPT_VERSION, PromptedOracle
@@ -73,7 +73,7 @@ class HaystackOracle(PromptedOracle):
         self._prices = (input_price, output_price)
         self.raise_on_failure = raise_on_failure
         self._where = f"oracle 'haystack' ({type(self.chat_generator).__name__})"
-        self.fingerprint = f"haystack:{_identity(self.chat_generator)}:p{PROMPT_VERSION}"
+        self.fingerprint = f"haystack:{identity_of(self.chat_generator, _IRRELEVANT)}:p{PROMPT_VERSION}"
 
     def check(self) -> None:
         """Warm the generator up: it makes its client there, and says where its key is missing.
@@ -106,7 +106,7 @@ class HaystackOracle(PromptedOracle):
             text = None
         if text is None:
             raise failure from cause  # not above, where an error that quotes the key would be its context
-        text = without_held_keys(text, self._secrets())
+        text = without_held_keys(text, secrets_of(self.chat_generator))
         return Completion(text, (_usage(used) or self.worst_case_of(prompt)).priced(*self._prices))
 
     def worst_case_of(self, prompt: str) -> Usage:
@@ -119,20 +119,9 @@ class HaystackOracle(PromptedOracle):
 
     def _failure(self, error: Exception, *, fatal: bool = False) -> tuple[OracleError, Exception | None]:
         """Return an error of the generator as ours, and itself as its cause where it holds no key."""
-        secrets = self._secrets()
+        secrets = secrets_of(self.chat_generator)
         failure = oracle_error(self._where, error, secrets=secrets, fatal=fatal)
         return failure, None if shows_key(error, secrets) else error
-
-    def _secrets(self) -> list[str]:
-        """Return the keys that the generator holds, where it holds them as Haystack's components do."""
-        from haystack.utils import Secret
-
-        held = [value for value in vars(self.chat_generator).values() if isinstance(value, Secret)]
-        found = []
-        for secret in held:
-            with suppress(Exception):  # one that is not set
-                found.append(str(secret.resolve_value() or ""))
-        return found
 
     def _generate(self, messages: list[Any]) -> Mapping[str, Any]:
         run_async = getattr(self.chat_generator, "run_async", None)
@@ -162,16 +151,33 @@ def _generator(given: Any) -> Any:
     return made
 
 
-def _identity(generator: Any) -> str:
-    """Return what tells a generator from others: its class, model and a digest of its parameters, without secrets."""
-    kind = type(generator)
+def secrets_of(component: Any) -> list[str]:
+    """Return the keys that a component holds, where it holds them as Haystack's do."""
+    from haystack.utils import Secret
+
+    held = [value for value in vars(component).values() if isinstance(value, Secret)]
+    found = []
+    for secret in held:
+        with suppress(Exception):  # one that is not set
+            found.append(str(secret.resolve_value() or ""))
+    return found
+
+
+def identity_of(component: Any, irrelevant: Collection[str]) -> str:
+    """Return what tells a component from others: its class, model and a digest of its parameters, without secrets.
+
+    Args:
+        component: Of Haystack.
+        irrelevant: Parameters that change nothing in what it gives, and those that hold keys.
+    """
+    kind = type(component)
     name = f"{kind.__module__}.{kind.__qualname__}"
     try:
-        parameters = dict(generator.to_dict()["init_parameters"])
+        parameters = dict(component.to_dict()["init_parameters"])
     except Exception:  # one that cannot be serialized, or holds a key as it is
-        held = {key: getattr(generator, key, None) for key in inspect.signature(kind.__init__).parameters}
+        held = {key: getattr(component, key, None) for key in inspect.signature(kind.__init__).parameters}
         parameters = {key: value for key, value in held.items() if _is_plain(value)}
-    kept = {key: value for key, value in parameters.items() if key not in _IRRELEVANT}
+    kept = {key: value for key, value in parameters.items() if key not in irrelevant}
     digest = hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
     return f"{name}:{kept.get('model') or ''}:{digest}"
 

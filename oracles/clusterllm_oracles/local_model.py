@@ -11,7 +11,7 @@ from typing import Any
 from clusterllm_embedders.precision import resolve_precision
 from clusterllm_embedders.sentence_transformer import without_bars
 from clusterllm_oracles.dialogue import Dialogue
-from clusterllm_oracles.failures import oracle_error
+from clusterllm_plugins.failures import oracle_error
 from clusterllm_plugins.questions import OracleError
 
 UNLIMITED = 10**9  # tokens; some tokenizers say 10**30 where there is no limit

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
 from clusterllm_oracles.chat import ChatOracle, chat_settings
-from clusterllm_oracles.failures import kind_of, oracle_error, trouble
 from clusterllm_oracles.prices import prices_of
 from clusterllm_oracles.refusals import REFUSING, advice_on, is_filtered, names_logprobs
 from clusterllm_oracles.replies import failure_in, stated
 from clusterllm_plugins.circuit import PATIENCE
 from clusterllm_plugins.errors import ClusterLLMError, ClusterLLMWarning, MissingExtraError
+from clusterllm_plugins.failures import key_in, kind_of, oracle_error, trouble
 from clusterllm_plugins.keys import without_keys
 from clusterllm_plugins.prompts import answer_of, render, render_description
 from clusterllm_plugins.questions import Answer, Completion, OracleError, Question
@@ -209,19 +209,7 @@ class OpenAIOracle(ChatOracle):
     def _key(self) -> str:
         if self._api_key_env is None:
             return "none"  # the library insists on a key, a server without keys ignores it
-        key = os.environ.get(self._api_key_env, "").strip()
-        if not key.isascii():
-            raise OracleError(
-                f"{_WHERE}: the environment variable {self._api_key_env} holds characters that no key has",
-                fatal=True,
-            )
-        if not key:
-            raise OracleError(
-                f"{_WHERE}: the environment variable {self._api_key_env} holds no key; "
-                'set it, or set api_key_env to "" for a server without one',
-                fatal=True,
-            )
-        return key
+        return key_in(self._api_key_env, _WHERE)
 
     def _read(self, reply: str, asked: _Asked) -> Completion:
         """Return what a response of status 200 says."""

@@ -16,8 +16,8 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from clusterllm_oracles.failures import oracle_error, trouble
 from clusterllm_plugins.errors import ClusterLLMError, MissingExtraError, PluginError
+from clusterllm_plugins.failures import oracle_error, trouble
 from clusterllm_plugins.keys import without_held_keys, without_keys
 from clusterllm_plugins.prompts import PROMPT_VERSION, PromptedOracle
 from clusterllm_plugins.protocols import has_methods
