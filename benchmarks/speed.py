@@ -2,8 +2,8 @@
 
     python3 dev.py bench speed --parts embedding
 
-Each part is a function from the data sets to rows of figures; the contestants of a part run in turn, so that a busy
-machine slows all of them. Figures are kept in results/speed.jsonl: delete that file to measure again.
+Each part is a function from the data sets to its text; its contestants run in turn, so that a busy machine slows all
+of them. Figures are kept in results/speed.jsonl: delete a line there to measure it again.
 """
 
 from __future__ import annotations
@@ -11,57 +11,28 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import platform
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from common import DATA, HERE, SEEDS, DataSet, Results, load, score, table, write_section
+from speed_clustering import clustering
+from speed_pipeline import SIDES, pipeline
 from speed_training import training
+from timing import REPEATS, in_turn, peak_kib, processor, spread
 
 from clusterllm_embedders.minilm import MiniLMEmbedder
 from clusterllm_embedders.precision import resolve_precision
 from clusterllm_plugins.embedding import embed_texts
 from clusterllm_plugins.protocols import Vectors
 
-REPEATS = 5
-SETS = ("banking77", "few_event")
 N_TEXTS = 500  # that are timed; cosines and clusters are of all
 
 Embed = Callable[[list[str]], Vectors]
-
-
-def processor() -> str:
-    """Return what the figures were measured on, in words."""
-    names = {"AMX": "_is_amx_tile_supported", "AVX512-BF16": "_is_avx512_bf16_supported"}
-    found = [name for name, check in names.items() if getattr(torch.cpu, check)()]
-    return (
-        f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {' and '.join(found) or 'no bf16 units'}, "
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}"
-    )
-
-
-def in_turn(contestants: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
-    """Return the seconds of each run of each contestant, after one that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for repeat in range(REPEATS + 1):
-        for name, run in contestants.items():
-            start = time.perf_counter()
-            run()
-            if repeat:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
-def spread(values: list[float], form: str) -> str:
-    """Return the median, and the lowest and the highest in brackets."""
-    low, middle, high = (format(value, form) for value in (min(values), float(np.median(values)), max(values)))
-    return f"{middle} ({low} to {high})"
 
 
 # Embedding
@@ -95,6 +66,8 @@ def measured_embedding(data: DataSet) -> dict[str, Any]:
     """Return a row of figures for each contestant."""
     contestants = {name: make() for name, make in embedders().items()}
     some = data.texts[:N_TEXTS]
+    for embed in contestants.values():
+        embed(some)  # which does not count
     seconds = in_turn({name: (lambda embed=embed: embed(some)) for name, embed in contestants.items()})
     first, *_ = contestants
     reference, rows = None, {}
@@ -128,17 +101,11 @@ def print_peak(contestant: str) -> None:
     print((peak_kib() - before) // 1024)
 
 
-def peak_kib() -> int:
-    """Return the most memory that this process has had; ``getrusage`` would count its parent's, too."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")  # Linux only
-    return int(status.partition("VmHWM:")[2].split()[0])
-
-
-def embedding(sets: dict[str, DataSet], results: Results) -> str:
+def embedding(names: Sequence[str], get: Callable[[str], DataSet], folder: Path, results: Results) -> str:
     """Measure and describe the embedding of short and of longer texts."""
     rows, machine = [], ""
-    for name, data in sets.items():
-        found = results.ensure(lambda data=data: measured_embedding(data), part="embedding", data=name)
+    for name in names:
+        found = results.ensure(lambda name=name: measured_embedding(get(name)), part="embedding", data=name)
         machine = found["machine"]
         start = next(iter(found["rows"].values()))["acc"]
         for contestant, row in found["rows"].items():
@@ -154,14 +121,22 @@ def embedding(sets: dict[str, DataSet], results: Results) -> str:
     )
 
 
-PARTS = {"embedding": embedding, "training": training}
+# A part gets the names of data sets, what loads one, the folder that they lie in, and the results.
+PARTS = {"embedding": embedding, "training": training, "clustering": clustering, "pipeline": pipeline}
+SETS = {
+    "embedding": ["banking77", "few_event"],
+    "training": ["banking77"],
+    "clustering": ["banking77", "clinc", "mixture"],
+    "pipeline": ["clinc"],
+}
+ROWS = {"pipeline": len(SIDES)}  # of a data set, where that is not one
 
 
 def main() -> None:
     """Measure the parts that were asked for and write what is known of all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the data sets")
-    parser.add_argument("--sets", nargs="+", default=list(SETS), help="names of data sets")
+    parser.add_argument("--sets", nargs="+", help="names of data sets; by default each part's own")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS), help="what to measure")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -169,11 +144,15 @@ def main() -> None:
         print_peak(arguments.peak_of)
         return
     results = Results(HERE / "results" / "speed.jsonl")
-    sets = {name: load(name, arguments.data) for name in arguments.sets}
-    known = {run["part"] for run in results.runs}
-    texts = [part(sets, results) for name, part in PARTS.items() if name in known or name in arguments.parts]
-    command = f"`python3 dev.py bench speed --sets {' '.join(arguments.sets)}`"
-    write_section("speed", "\n\n".join([f"## Speed\n\n{command} (minilm).", *texts]))
+    get = cache(lambda name: load(name, arguments.data))
+    texts = []
+    for part, measure in PARTS.items():
+        asked = (arguments.sets or SETS[part]) if part in arguments.parts else []
+        rows = Counter(run["data"] for run in results.runs if run["part"] == part)
+        known = [name for name, count in rows.items() if count >= ROWS.get(part, 1)]
+        names = list(dict.fromkeys([*known, *asked]))
+        texts += [measure(names, get, arguments.data, results)] if names else []
+    write_section("speed", "\n\n".join(["## Speed\n\n`python3 dev.py bench speed` (minilm).", *texts]))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The part ``training`` of speed.py: fine-tuning, against the plain loop that one would write without this package.
 
 The plain loop takes steps of 4 triplets (paper, section 3.1) in fp32: anchors, chosen and rejected texts go through the
-model one after the other, each padded to its longest, tokenized at every step.
+model one after the other, each padded to its longest, tokenized at every step (plain_training.py).
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from common import DataSet, Results, table
 from numpy.typing import NDArray
+from plain_training import train_plainly
+from timing import REPEATS, peak_kib, spread
 
 from clusterllm_embedders.finetuning import Training, triplet_loss
 from clusterllm_embedders.gradients import Gradients
@@ -27,7 +30,6 @@ from clusterllm_embedders.token_table import TokenTable
 
 WHOLE = 1024  # triplets
 SOME = 64  # that are timed several times
-REPEATS = 5
 LARGE = 256  # triplets of a large step
 PLAIN, OURS, SAME = "plain loop, batch 4, fp32", "ours, batch 16", "ours, batch 4, fp32"
 
@@ -57,23 +59,11 @@ def plain_loss(model: Any, texts: list[str], batch: Triplets, temperature: float
     return triplet_loss(*columns, temperature)
 
 
-def train_plainly(model: Any, texts: list[str], triplets: Triplets, size: int = 4) -> None:
-    """Train a copy of ``model`` for one epoch in the plain way."""
-    tuned = copy.deepcopy(model).train()
-    optimiser = torch.optim.AdamW(tuned.parameters(), lr=2e-5, weight_decay=0.0)
-    order = np.random.default_rng(0).permutation(len(triplets))
-    with torch.random.fork_rng():
-        for start in range(0, len(order), size):
-            optimiser.zero_grad()
-            plain_loss(tuned, texts, triplets[order[start : start + size]]).backward()
-            optimiser.step()
-
-
 def contestants(texts: list[str]) -> dict[str, Callable[[Triplets], Any]]:
     """Return what trains for one epoch on given triplets, by name."""
     low, full = MiniLMEmbedder(device="cpu"), MiniLMEmbedder(device="cpu", precision="fp32")
     return {
-        PLAIN: lambda triplets: train_plainly(full.model, texts, triplets),
+        PLAIN: lambda triplets: train_plainly(full.model, texts, triplets, epochs=1),
         OURS: lambda triplets: low.finetune(texts, triplets, training=Training(epochs=1)),
         SAME: lambda triplets: full.finetune(texts, triplets, training=Training(epochs=1, batch_size=4)),
     }
@@ -155,10 +145,15 @@ def measured(data: DataSet) -> dict[str, Any]:
     }
 
 
-def training(sets: dict[str, DataSet], results: Results) -> str:
-    """Measure and describe fine-tuning on the first data set."""
-    name, data = next(iter(sets.items()))
-    run = results.ensure(lambda: measured(data), part="training", data=name)
+def training(names: Sequence[str], get: Callable[[str], DataSet], folder: Path, results: Results) -> str:
+    """Measure and describe fine-tuning."""
+    del folder
+    runs = [results.ensure(lambda name=name: measured(get(name)), part="training", data=name) for name in names]
+    return "\n\n".join(["### Fine-tuning", *map(described, runs)])
+
+
+def described(run: dict[str, Any]) -> str:
+    """Return the table of one data set."""
     rows = []
     for contestant, found in run["some"].items():
         ratios = [ours / plain for ours, plain in zip(found, run["some"][PLAIN], strict=True)]
@@ -166,8 +161,8 @@ def training(sets: dict[str, DataSet], results: Results) -> str:
         rows.append(
             [
                 f"{contestant} ({run['precision']})" if contestant == OURS else contestant,
-                _spread(found, ".1f"),
-                _spread(ratios, ".2f"),
+                spread(found, ".1f"),
+                spread(ratios, ".2f"),
                 "" if whole is None else f"{whole:.1f} ({whole / run['whole'][PLAIN]:.2f} times)",
                 f"{run['alone'][contestant]['peak_mib']:.0f}" if contestant in run["alone"] else "",
             ]
@@ -181,7 +176,7 @@ def training(sets: dict[str, DataSet], results: Results) -> str:
     ]
     plain, cached = run["alone"]["step"], run["alone"]["step by GradCache"]
     return (
-        f"### Fine-tuning\n\nOne epoch on random triplets of {run['data']} that a simulated oracle answers by label, "
+        f"One epoch on random triplets of {run['data']} that a simulated oracle answers by label, "
         f"{run['threads']} threads; {REPEATS} runs in turn, medians (lowest to highest), and one on {WHOLE} triplets, "
         "on a machine that others used too. A triplet counts as three texts. Memory is the peak of a process of its "
         f"own beyond imports.\n\n{table(header, rows)}\n\n"
@@ -192,15 +187,9 @@ def training(sets: dict[str, DataSet], results: Results) -> str:
     )
 
 
-def _spread(values: list[float], form: str) -> str:
-    low, middle, high = (format(value, form) for value in (min(values), float(np.median(values)), max(values)))
-    return f"{middle} ({low} to {high})"
-
-
 def main() -> None:
     """Run one contestant and print what it took."""
     import sentence_transformers  # noqa: F401  # before the first reading: what it takes is everybody's
-    from speed import peak_kib
 
     what, (texts, listed) = sys.argv[1], json.load(sys.stdin)
     triplets = np.array(listed)
