@@ -124,6 +124,7 @@ def test_the_cap_on_questions_holds(large, cap):
     assert len(oracle.asked) <= cap
 
 
+@pytest.mark.slow
 def test_the_number_stays_in_the_range_given(large):
     vectors, truth = large
     for low, high in ((2, 3), (8, 12)):

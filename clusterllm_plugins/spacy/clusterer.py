@@ -239,7 +239,10 @@ class ClusterLLMClusterer(LearningPipe):
         embeddings = material.vectors
         if material.embedder is not None:
             material.embedder.learn_if_needed(material.texts)
-            model.set_params(embedder=material.embedder.untuned() if tunes else material.embedder.embedder)
+            model.set_params(
+                embedder=material.embedder.untuned() if tunes else material.embedder.embedder,
+                cache=material.embedder.cache,
+            )
             embeddings = None if tunes else material.embedder.embed(material.texts)
         model.fit(material.texts, embeddings=embeddings, answers=known)
         if granularity is not None:
