@@ -67,6 +67,14 @@ def end_of_batch(lengths: Sequence[int], start: int, budget: int, most: int | No
     return min(len(lengths), start + (fitting if most is None else min(fitting, most)))
 
 
+def batches_of(lengths: Sequence[int], budget: int, most: int | None = None, start: int = 0) -> Iterator[slice]:
+    """Yield batches of all items from ``start`` on; the arguments are those of :func:`end_of_batch`."""
+    while start < len(lengths):
+        end = end_of_batch(lengths, start, budget, most)
+        yield slice(start, end)
+        start = end
+
+
 def embed_texts(
     embedder: Embedder, texts: Sequence[str], progress: bool = False, cache: str | Path | None = None
 ) -> Vectors:
@@ -168,8 +176,8 @@ def _embed(
         if not len(distinct):
             return
         if not has_methods(embedder, "embed_each"):
-            for block in _blocks(distinct):
-                take(block, embedder.embed([distinct[place] for place in block]))
+            for block in batches_of([len(text) for text in distinct], BLOCK_CHARACTERS, BLOCK):
+                take(range(block.start, block.stop), embedder.embed(distinct[block]))
             return
         each: Callable[[Sequence[str], Keep], None] = embedder.embed_each  # type: ignore[attr-defined]
         try:
@@ -180,15 +188,6 @@ def _embed(
             raise
     if not is_done.all():
         raise DataError(f"embedder {type(embedder).__name__} gave no vector for {int((~is_done).sum())} texts")
-
-
-def _blocks(distinct: Sequence[str]) -> Iterator[range]:
-    lengths = [len(text) for text in distinct]
-    start = 0
-    while start < len(distinct):
-        end = end_of_batch(lengths, start, BLOCK_CHARACTERS, BLOCK)
-        yield range(start, end)
-        start = end
 
 
 def check_embeddings(embeddings: object, n_texts: int) -> Vectors:

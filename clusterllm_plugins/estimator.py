@@ -418,9 +418,9 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         else:
             embedder, spec = resolve_embedder(plugins, self.embedder)
             fit_if_needed(embedder, [corpus.texts[position] for position in corpus.kept], self.progress)
-            self._embedding_before: Usage | None = optional(embedder, "usage")
             checkpoints = None if self.cache is None else Path(self.cache) / CHECKPOINTS
-            space = Space(embedder, frozen=embeddings is not None, checkpoints=checkpoints)
+            before = optional(embedder, "usage")
+            space = Space(embedder, frozen=embeddings is not None, checkpoints=checkpoints, taken_before=before)
         if embeddings is not None:
             return space, spec, check_embeddings(embeddings, len(corpus.texts))
         return space, spec, embed_corpus(corpus, space, self.progress, self.cache)
@@ -480,7 +480,7 @@ class ClusterLLM(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         self.report_ = {
             "method": self.method,
             "embedder": fitted.space.embedder.fingerprint if fitted.space.embedder else "precomputed",
-            "embedding": usage_since(fitted.space.embedder, getattr(self, "_embedding_before", None)),
+            "embedding": usage_since(fitted.space.embedder, fitted.space.taken_before),
             "oracle": session.oracle.fingerprint if session else None,
             "oracle_note": optional(session.oracle, "note") if session else None,
             "questions": session.counts if session else None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -102,21 +101,3 @@ def _status(error: Exception) -> int:
     answer = getattr(error, "response", error)
     status = getattr(answer, "status_code", None) or getattr(answer, "code", None)
     return status if isinstance(status, int) and status >= 400 else 0
-
-
-def key_in(variable: str, where: str) -> str:
-    """Return the key that an environment variable holds.
-
-    Raises:
-        OracleError: If it holds none; it is fatal and begins with ``where``.
-    """
-    key = os.environ.get(variable, "").strip()
-    if not key.isascii():
-        raise OracleError(f"{where}: the environment variable {variable} holds characters that no key has", fatal=True)
-    if not key:
-        raise OracleError(
-            f"{where}: the environment variable {variable} holds no key; "
-            'set it, or set api_key_env to "" for a server without one',
-            fatal=True,
-        )
-    return key

@@ -12,6 +12,7 @@ import numpy as np
 from clusterllm_plugins.embedding import embed_texts
 from clusterllm_plugins.errors import DataError
 from clusterllm_plugins.protocols import Embedder, Vectors, is_trainable
+from clusterllm_plugins.questions import Usage
 from clusterllm_plugins.refinement import Matrix, train_adapter
 from clusterllm_plugins.sampling import Triplets
 from clusterllm_plugins.vectors import blocks
@@ -27,6 +28,7 @@ class Space:
         tuned: Whether ``embedder`` was fine-tuned in this fit.
         frozen: Whether the embedder must stay as it is, since the vectors were precomputed.
         checkpoints: A folder for an embedder that keeps the state of its fine-tuning, or ``None``.
+        taken_before: What the embedder had taken when this fit began, where it counts that.
     """
 
     embedder: Embedder | None
@@ -34,6 +36,7 @@ class Space:
     tuned: bool = False
     frozen: bool = False
     checkpoints: Path | None = None
+    taken_before: Usage | None = None
 
     def embed(self, texts: Sequence[str], progress: bool, cache: str | Path | None = None) -> Vectors:
         """Return the vectors of ``texts``, shape (n_texts, dim); ``cache`` is a folder that keeps the embedder's.

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
+from clusterllm_plugins.databases import to_wal
 from clusterllm_plugins.describing import Asked, Description
 from clusterllm_plugins.errors import DataError
 from clusterllm_plugins.questions import Answer, Question
@@ -61,7 +62,7 @@ class AnswerStore:
                 f"answer store {self.path}: has schema {version}, this version reads {SCHEMA_VERSION}; "
                 "give another path as the store"
             )
-        self._connection.execute("PRAGMA journal_mode=WAL")
+        to_wal(self._connection)
         with self._connection:
             for table in _TABLES:
                 self._connection.execute(_SCHEMA.format(table=table))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from clusterllm_plugins.databases import to_wal
 from clusterllm_plugins.errors import DataError
 from clusterllm_plugins.protocols import Vectors
 
@@ -26,7 +26,6 @@ SCHEMA_VERSION = 1
 INDEX = "index.sqlite"
 _ASKED = 500  # digests a query: SQLite takes about a thousand variables
 _CACHE_KIB = 65536  # of the index in memory: digests come in no order
-_TRIES = 200  # to change the mode of a new index, a twentieth of a second apart
 _READ = 65536  # rows that are read and checked at once
 
 _SCHEMA = """
@@ -80,22 +79,11 @@ class VectorCache:
                 f"cache of vectors {self.folder}: has version {version}, this one reads {SCHEMA_VERSION}; "
                 "give another folder"
             )
-        self._to_wal()
+        to_wal(self._index)
         # After a loss of power the last blocks may be missing, none is torn; a killed process loses nothing.
         self._index.execute("PRAGMA synchronous=NORMAL")
         self._index.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
         self._index.executescript(f"{_SCHEMA}PRAGMA user_version={SCHEMA_VERSION};")
-
-    def _to_wal(self) -> None:
-        """Let readers and a writer work at once; SQLite does not wait where another process changes it, too."""
-        for attempt in range(_TRIES):
-            try:
-                self._index.execute("PRAGMA journal_mode=WAL")
-                return
-            except sqlite3.OperationalError:
-                if attempt == _TRIES - 1:
-                    raise
-                time.sleep(0.05)
 
     def rows(self, digests: Sequence[bytes]) -> NDArray[np.int64]:
         """Return the row of each digest, -1 where it has none, shape (n_digests,)."""

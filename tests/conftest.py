@@ -46,6 +46,17 @@ def truth() -> list[str]:
     return [subject for subject, group in SUBJECTS.items() for _ in group]
 
 
+@pytest.fixture(scope="module")
+def one_torch_thread():
+    """On a busy machine, the threads of a small model mostly wait for each other."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def blobs() -> tuple[np.ndarray, np.ndarray]:
     """Vectors of four separate clusters of 30, and their clusters."""

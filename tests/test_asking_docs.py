@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from batch_kit import run_batches
 from clusterllm_oracles import prices
-from clusterllm_plugins import ClusterLLM, Plugins
+from clusterllm_plugins import ClusterLLM, Plugins, endpoints
 from clusterllm_plugins.budget import NOT_ASKED
 from clusterllm_plugins.cli import app
 from provider_kit import serving, serving_files
@@ -78,7 +78,7 @@ def run(tmp_path, monkeypatch):
     with serving(reply) as server:
         monkeypatch.setenv("OPENAI_API_KEY", "sk-walnut-12345")
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-        monkeypatch.setattr(prices, "_HOST", "127.0.0.1")  # OpenAI's list prices are those of the stand-in
+        monkeypatch.setattr(endpoints, "_HOST", "127.0.0.1")  # OpenAI's list prices are those of the stand-in
         yield Runner(server)
 
 

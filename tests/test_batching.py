@@ -25,13 +25,7 @@ WORDS = ["ferry", "moss", "kettle", "of", "harbour", "seven", "sleeping", "cats"
 TEXTS = [" ".join(WORDS[(i * k) % 8] for k in range(1 + i % 13)) + f" {i}" for i in range(60)]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """On a busy machine, the threads of a small model mostly wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 @pytest.fixture(scope="module")

@@ -37,13 +37,7 @@ TRIPLETS = np.array([[0, 2, 1], [4, 3, 1]])
 FAST = Training(learning_rate=1e-4, batch_size=2, epochs=2)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """On a busy machine, the threads of a small model mostly wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 @pytest.fixture(scope="module")
@@ -259,6 +253,12 @@ def test_the_fingerprint_says_whether_vectors_are_scaled():
         SentenceTransformerEmbedder("m", normalize=normalize, path=minilm._packaged()) for normalize in (True, False)
     )
     assert scaled.fingerprint != unscaled.fingerprint
+
+
+def test_half_a_surrogate_pair_is_trained_on_as_it_is_embedded(embedder):
+    odd, plain = ["cats \ud800", *TEXTS[1:]], ["cats ?", *TEXTS[1:]]
+    tuned = [embedder.finetune(texts, TRIPLETS[:1], seed=1, training=FAST) for texts in (odd, plain)]
+    assert np.array_equal(tuned[0].embed(odd), tuned[1].embed(plain))
 
 
 def test_nothing_is_loaded_before_it_is_used(tmp_path):

@@ -25,12 +25,7 @@ TRIPLETS = random_triplets(10)
 FAST = Training(learning_rate=1e-2, batch_size=4, epochs=3)  # nine steps
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clusterllm_plugins.embedding import end_of_batch
+from clusterllm_plugins.embedding import batches_of
 from clusterllm_plugins.errors import ClusterLLMError, ClusterLLMWarning
 from clusterllm_plugins.protocols import Vectors
 
@@ -100,12 +100,8 @@ class Batches:
         Raises:
             ClusterLLMError: If a single text does not fit into memory.
         """
-        parts, start, lengths = [], 0, [len(text) for text in texts]
-        while start < len(texts):
-            end = end_of_batch(lengths, start, TOKENIZED_CHARACTERS, TOKENIZED)
-            parts.append(self._tokenized(texts[start:end], warn))
-            start = end
-        return np.concatenate(parts)
+        blocks = batches_of([len(text) for text in texts], TOKENIZED_CHARACTERS, TOKENIZED)
+        return np.concatenate([self._tokenized(texts[block], warn) for block in blocks])
 
     def _tokenized(self, texts: Sequence[str], warn: Warn) -> Vectors:
         model = self._model
@@ -129,12 +125,7 @@ class Batches:
         done: list[Vectors] = []
         start = 0
         while start < len(order):
-            batches = []
-            first = start
-            while first < len(order):
-                end = end_of_batch(lengths, first, self.tokens, self._most)
-                batches.append(slice(first, end))
-                first = end
+            batches = list(batches_of(lengths, self.tokens, self._most, start))
             parts = [self._part(features, order[batch], lengths[batch.start]) for batch in batches]
             for batch, found in zip(batches, self._all_tried(parts), strict=False):
                 if found is None:

@@ -10,7 +10,7 @@ one forward pass more.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from clusterllm_embedders.batching import is_out_of_memory
 from clusterllm_embedders.precision import autocast
-from clusterllm_plugins.embedding import end_of_batch
+from clusterllm_plugins.embedding import batches_of
 from clusterllm_plugins.errors import ClusterLLMError, ClusterLLMWarning
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Gradients:
         inverse = np.argsort(order)
         state = random_state(self._model.device)
         while True:
-            chunks = list(self._chunks(rows[order].tolist(), lengths))
+            chunks = [rows[order[chunk]].tolist() for chunk in batches_of(lengths, self.tokens)]
             cached = self.is_cached or sum(lengths) > self._plain_tokens
             loss = self._tried(self._by_gradcache if cached else self._plainly, chunks, inverse, loss_of)
             if loss is not None:
@@ -101,13 +101,6 @@ class Gradients:
             # As if nothing had been: the same dropout, and no half of a gradient.
             set_random_state(state, self._model.device)
             self._shrink(max(map(len, chunks)), lengths[0], cached)
-
-    def _chunks(self, rows: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
-        start = 0
-        while start < len(rows):
-            end = end_of_batch(lengths, start, self.tokens)
-            yield list(rows[start:end])
-            start = end
 
     def _tried(self, how: Callable[..., torch.Tensor], *arguments: Any) -> float | None:
         """Return the loss, or None where memory does not suffice."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from clusterllm_embedders.arriving import finished, in_order, valid
+from clusterllm_embedders.arriving import finished, in_order, keep_rest, valid
 
 # One wheel holds both: what tells one component of Haystack from another, and which keys it holds, is said once.
 from clusterllm_oracles.haystack import identity_of, secrets_of
@@ -81,10 +81,7 @@ class HaystackEmbedder:
                 raise ClusterLLMError(
                     f"{self._where}: gave no embedding for {len(part) - len(got)} of {len(part)} texts"
                 )
-        if blank := sorted(set(range(len(texts))) - set(positions)):
-            if self._width is None:
-                raise ClusterLLMError(f"{self._where}: all texts are blank, and the size of a vector is not known yet")
-            keep(blank, np.zeros((len(blank), self._width), dtype=np.float32))
+        keep_rest(keep, len(texts), positions, self._width, self._where)
 
     def _checked(self, found: Sequence[Any]) -> Vectors:
         try:

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clusterllm_embedders.arriving import finished, in_order
+from clusterllm_embedders.arriving import finished, in_order, keep_rest
 from clusterllm_embedders.embedding_texts import INPUT_TOKENS, MOST_INPUTS, Input, inputs_of, requests_of
 from clusterllm_embedders.prices import price_of
 from clusterllm_plugins.calling import Caller, Limits
 from clusterllm_plugins.circuit import PATIENCE
+from clusterllm_plugins.endpoints import endpoint, key_in, key_variable
 from clusterllm_plugins.errors import ClusterLLMError, ClusterLLMWarning, MissingExtraError
-from clusterllm_plugins.failures import key_in, oracle_error, trouble
+from clusterllm_plugins.failures import oracle_error, trouble
 from clusterllm_plugins.keys import without_keys
 from clusterllm_plugins.plugins import refuse_keys
 from clusterllm_plugins.protocols import Keep, Vectors
@@ -95,12 +96,9 @@ class OpenAIEmbedder:
     ) -> None:
         if importlib.util.find_spec("openai") is None:
             raise MissingExtraError(_WHERE, "openai")
-        self._api_key_env = api_key_env or None  # TOML has no null
-        if self._api_key_env is not None and not self._api_key_env.isidentifier():
-            # Never quoted: it may be the key itself.
-            raise ClusterLLMError(f"{_WHERE}: api_key_env takes the name of an environment variable, not a key")
+        self._api_key_env = key_variable(api_key_env, _WHERE)
         self.model = model
-        self.base_url = base_url or os.environ.get("OPENAI_BASE_URL") or None  # which the library reads
+        self.base_url = endpoint(base_url)
         refuse_keys({"model": model, "base_url": self.base_url}, _WHERE)
         if encoding_format not in FORMATS:
             raise ClusterLLMError(f"{_WHERE}: encoding_format is one of {', '.join(FORMATS)}, not {encoding_format!r}")
@@ -179,10 +177,7 @@ class OpenAIEmbedder:
             return usage
 
         self._caller.make(requests_of(inputs, self.batch_size), call)
-        if blank := sorted(set(range(len(texts))) - {one.position for one in inputs}):
-            if self._width is None:
-                raise ClusterLLMError(f"{self._where}: all texts are blank, and the size of a vector is not known yet")
-            keep(blank, np.zeros((len(blank), self._width), dtype=np.float32))
+        keep_rest(keep, len(texts), [one.position for one in inputs], self._width, self._where)
 
     def close(self) -> None:
         """Close the connections; the next request opens new ones."""
@@ -233,8 +228,8 @@ class OpenAIEmbedder:
 
         with self._lock:
             if self._client is None:
-                # The library insists on a key, a server without keys ignores it; its retries are off, as we retry.
-                key = "none" if self._api_key_env is None else key_in(self._api_key_env, _WHERE)
+                # The library's retries are off, as we retry.
+                key = key_in(self._api_key_env, _WHERE)
                 self._client = OpenAI(api_key=key, base_url=self.base_url, timeout=self._timeout, max_retries=0)
             return self._client
 

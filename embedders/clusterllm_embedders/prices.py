@@ -5,7 +5,7 @@ They may have changed since :data:`DATE`; the setting ``input_price`` overrides 
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
+from clusterllm_plugins.endpoints import is_openai
 
 DATE = "2026-07-03"
 SOURCE = "https://developers.openai.com/api/docs/pricing"
@@ -17,8 +17,6 @@ PRICES: dict[str, float] = {
     "text-embedding-ada-002": 0.1,
 }
 
-_HOST = "api.openai.com"
-
 
 def price_of(model: str, base_url: str | None, given: float | None) -> float | None:
     """Return US dollars per million tokens, ``None`` where unknown.
@@ -28,5 +26,4 @@ def price_of(model: str, base_url: str | None, given: float | None) -> float | N
         base_url: The endpoint; ``None`` = OpenAI's own. At another one the same name may cost anything.
         given: The user's price, which no other overrides.
     """
-    ours = base_url is None or urlsplit(base_url).hostname == _HOST
-    return PRICES.get(model) if given is None and ours else given
+    return PRICES.get(model) if given is None and is_openai(base_url) else given

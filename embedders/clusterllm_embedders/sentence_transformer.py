@@ -144,7 +144,7 @@ class SentenceTransformerEmbedder:
         limit is cut, with a warning. Of one text in other company, the last bits of its vector can differ, as those
         of a sum do in another order.
         """
-        distinct, places = distinct_longest_first([valid(self.prefix + text) for text in texts])
+        distinct, places = distinct_longest_first(self._given(texts))
         if not distinct:
             return np.empty((0, self.dimensions), dtype=np.float32)
         if self._batches is None:
@@ -157,6 +157,10 @@ class SentenceTransformerEmbedder:
                 parallel=self._may_run_in_parallel(),
             )
         return self._batches.vectors(distinct, self._warn_of_cut)[places]
+
+    def _given(self, texts: Sequence[str]) -> list[str]:
+        """Return texts as the model is given them."""
+        return [valid(self.prefix + text) for text in texts]
 
     def _forward(self) -> Forward:
         """Return what turns features into vectors."""
@@ -233,7 +237,7 @@ class SentenceTransformerEmbedder:
         tuned = self._like()
         tuned._loaded = finetuned(
             self.model,
-            [self.prefix + text for text in texts],
+            self._given(texts),
             triplets,
             training=training,
             precision=self.precision,

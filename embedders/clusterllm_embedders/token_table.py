@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clusterllm_embedders.batching import TOKENIZED, TOKENIZED_CHARACTERS, Features, default_prompt, is_padded
-from clusterllm_plugins.embedding import end_of_batch
+from clusterllm_plugins.embedding import batches_of
 
 if TYPE_CHECKING:
     import torch
@@ -41,12 +41,9 @@ class TokenTable:
         order = np.argsort(-self.lengths, kind="stable")
         in_order = self.lengths[order].tolist()
         rows: dict[str, dict[int, torch.Tensor]] = {}
-        start = 0
-        while start < len(order):
-            end = end_of_batch(in_order, start, TOKENIZED_CHARACTERS, TOKENIZED)
-            if not self._tokenize(order[start:end].tolist(), rows):
+        for block in batches_of(in_order, TOKENIZED_CHARACTERS, TOKENIZED):
+            if not self._tokenize(order[block].tolist(), rows):
                 return
-            start = end
         self._tokens = {name: [by_text[row] for row in range(len(texts))] for name, by_text in rows.items()}
 
     def _tokenize(self, block: Sequence[int], rows: dict[str, dict[int, torch.Tensor]]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -11,6 +10,7 @@ from typing import Any, Literal
 from clusterllm_oracles.logprobs import listed_for
 from clusterllm_oracles.prices import Prices
 from clusterllm_oracles.replies import completion_of
+from clusterllm_plugins.endpoints import endpoint
 from clusterllm_plugins.errors import ClusterLLMError
 from clusterllm_plugins.plugins import refuse_keys
 from clusterllm_plugins.prompts import NAME_TOKENS, PROMPT_VERSION, PromptedOracle, render
@@ -177,8 +177,3 @@ def chat_settings(
         return ChatSettings(model, base_url, warmth, max_output_tokens, constrain, logprobs, limit or None)
     except ClusterLLMError as error:
         raise ClusterLLMError(f"{where}: {error}") from None
-
-
-def endpoint(base_url: str | None) -> str | None:
-    """Return the endpoint that is meant: the one given, else that of ``OPENAI_BASE_URL``, which the library reads."""
-    return base_url or os.environ.get("OPENAI_BASE_URL")

@@ -19,8 +19,9 @@ from clusterllm_oracles.prices import prices_of
 from clusterllm_oracles.refusals import REFUSING, advice_on, is_filtered, names_logprobs
 from clusterllm_oracles.replies import failure_in, stated
 from clusterllm_plugins.circuit import PATIENCE
-from clusterllm_plugins.errors import ClusterLLMError, ClusterLLMWarning, MissingExtraError
-from clusterllm_plugins.failures import key_in, kind_of, oracle_error, trouble
+from clusterllm_plugins.endpoints import key_in, key_variable
+from clusterllm_plugins.errors import ClusterLLMWarning, MissingExtraError
+from clusterllm_plugins.failures import kind_of, oracle_error, trouble
 from clusterllm_plugins.keys import without_keys
 from clusterllm_plugins.prompts import answer_of, render, render_description
 from clusterllm_plugins.questions import Answer, Completion, OracleError, Question
@@ -104,10 +105,7 @@ class OpenAIOracle(ChatOracle):
     ) -> None:
         if importlib.util.find_spec("openai") is None:
             raise MissingExtraError("oracle 'openai'", "openai")
-        api_key_env = api_key_env or None  # TOML has no null
-        if api_key_env is not None and not api_key_env.isidentifier():
-            # Never quoted: it may be the key itself.
-            raise ClusterLLMError(f"{_WHERE}: api_key_env takes the name of an environment variable, not a key")
+        api_key_env = key_variable(api_key_env, _WHERE)
         chat = chat_settings(_WHERE, model, base_url, temperature, max_output_tokens, constrain, logprobs, limit)
         super().__init__(chat, prices_of(model, chat.base_url, (input_price, output_price)))
         self._where = f"{_WHERE} ({model} at {self.base_url})" if self.base_url else f"{_WHERE} ({model})"
@@ -207,8 +205,6 @@ class OpenAIOracle(ChatOracle):
         return {"api_key": self._key(), "base_url": self.base_url, "timeout": self._timeout, "max_retries": 0}
 
     def _key(self) -> str:
-        if self._api_key_env is None:
-            return "none"  # the library insists on a key, a server without keys ignores it
         return key_in(self._api_key_env, _WHERE)
 
     def _read(self, reply: str, asked: _Asked) -> Completion:

@@ -6,7 +6,7 @@ cheaper in part (a cached prompt) counts in full.
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
+from clusterllm_plugins.endpoints import is_openai
 
 DATE = "2025-04-14"
 SOURCE = "https://openai.com/api/pricing/"
@@ -28,8 +28,6 @@ PRICES: dict[str, tuple[float, float]] = {
 }
 BATCH_SHARE = 0.5  # of the list price, by the Batch API
 
-_HOST = "api.openai.com"
-
 Prices = tuple[float | None, float | None]
 
 
@@ -42,8 +40,7 @@ def prices_of(model: str, base_url: str | None, given: Prices, share: float = 1.
         given: The user's prices; where there is any, no other is taken.
         share: Of the list price that is asked.
     """
-    ours = base_url is None or urlsplit(base_url).hostname == _HOST
-    if given != (None, None) or not ours or model not in PRICES:
+    if given != (None, None) or not is_openai(base_url) or model not in PRICES:
         return given
     per_input, per_output = PRICES[model]
     return share * per_input, share * per_output
